@@ -1,0 +1,61 @@
+/**
+ * What storage and its users say to each other. Storage knows blobs and chunks, never files.
+ *
+ * Two threads share one blob: the main thread fetches, decodes, verifies and writes to the cache file; the device
+ * thread only tests bits of `ready` and preads `dataFd`. Everything in `BlobHandle` is structured-clonable.
+ */
+
+export type Compressor = 'none' | 'lz4_block' | 'gzip' | 'zstd';
+export type Digester = 'blake3' | 'sha256';
+
+/** One blob as the image's blob table describes it (rafs-format 2.5); plain data, read by `src/rafs`. */
+export interface BlobInfo {
+  /** Position in the image's blob table. */
+  index: number;
+  /** Name of the blob at the backend and in the cache directory; opaque, already checked for path tricks. */
+  id: string;
+  chunkCount: number;
+  chunkSize: number;
+  compressor: Compressor;
+  digester: Digester;
+  /** Feature bits of rafs-format 3.11. */
+  features: number;
+  compressedSize: number;
+  uncompressedSize: number;
+  /** Compression-context table (blob.meta) inside the blob; sizes 0 where there is none. */
+  ciCompressor: number;
+  ciOffset: number;
+  ciCompressedSize: number;
+  ciUncompressedSize: number;
+  /** Entries plus their tar header, 0 = unknown. */
+  tocSize: number;
+  /** SHA-256, 32 bytes; null = do not verify. */
+  tocDigest: Uint8Array | null;
+  /** Raw bytes 168..216 of the table entry: key and IV, or meta-blob digest and size (slots not built yet read them). */
+  cipher: number;
+  extra: Uint8Array;
+}
+
+/** Digest of a chunk's uncompressed bytes, from wherever the image keeps it; null when the image has none. */
+export type ChunkDigests = (chunkIndex: number) => Uint8Array | null;
+
+/** The device thread's half of an open blob. */
+export interface BlobHandle {
+  /** Process-wide number of the open blob, named in fetch requests; never reused. */
+  handle: number;
+  /** Cache file `<id>.blob.data`, read-only use by the device thread; chunk at its uncompressed offset. */
+  dataFd: number;
+  /** Private copy of the chunk map: bit 7-(i%8) of byte i/8 is chunk i (rafs-format 6.2); set by main with Atomics. */
+  ready: SharedArrayBuffer;
+  chunkCount: number;
+  uncompressedSize: number;
+}
+
+/** One chunk a read waits for, as the bootstrap's chunk index names it. */
+export interface WantedChunk {
+  chunkIndex: number;
+  /** Where the bootstrap expects it in the cache file: blkaddr * blksz. Checked against blob.meta before serving. */
+  uncompressedOffset: number;
+  /** Bytes of it the file uses; blob.meta must promise at least as many. */
+  bytes: number;
+}

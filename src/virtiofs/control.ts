@@ -1,0 +1,92 @@
+/**
+ * Messages between the main thread and a device thread, both ways over one MessagePort.
+ *
+ * The device thread sleeps in a native wait, so main posts and then writes the wake-up eventfd; main's own event loop
+ * is woken by the port itself. Counters never travel here: they live in a SharedArrayBuffer (`stats.ts`).
+ */
+import type { BlobHandle, WantedChunk } from '../storage/types.ts';
+
+export type LogLevel = 'error' | 'warn' | 'info' | 'debug' | 'trace';
+
+/** How requests reach the device thread. */
+export type TransportSpec =
+  | {
+      kind: 'virtiofs';
+      /** Path to listen on, or null when `fd` is given. Bound by main before the worker starts. */
+      sock: string | null;
+      /** A listening or already connected socket; who passed it says which. */
+      fd: number;
+      fdIs: 'listening' | 'connected';
+      /** Tag of the config space; null = CONFIG is not offered (QEMU and Cloud Hypervisor set the tag themselves). */
+      tag: string | null;
+      /** Request queues reported; hiprio is extra. */
+      requestQueues: number;
+    }
+  | {
+      kind: 'fuse';
+      /** Directory to mount on, absolute. */
+      mountpoint: string;
+      readOnly: boolean;
+    };
+
+/** workerData of the device thread. */
+export interface DeviceThreadData {
+  transport: TransportSpec;
+  /** eventfd main writes after posting. */
+  wakeFd: number;
+  logLevel: LogLevel;
+  stats: SharedArrayBuffer;
+}
+
+/** Cache policy of a passthrough member, the values of virtiofsd's --cache (protocols 5.4). */
+export type CachePolicy = 'never' | 'metadata' | 'auto' | 'always';
+
+export interface PassthroughSpec {
+  kind: 'passthrough';
+  /** Host directory, absolute. */
+  source: string;
+  cache: CachePolicy;
+  readOnly: boolean;
+  xattr: boolean;
+}
+
+export interface RafsSpec {
+  kind: 'rafs';
+  /** Bootstrap opened by main; the device thread preads it and owns it (closes it at umount). */
+  bootstrapFd: number;
+  /** For messages only. */
+  bootstrapPath: string;
+  /** In blob-table order. */
+  blobs: BlobHandle[];
+}
+
+export type MemberSpec = PassthroughSpec | RafsSpec;
+
+export type ToDevice =
+  /** Mount `member` at `path` ('/' or '/a/b'); answered. */
+  | { type: 'mount'; id: number; path: string; member: MemberSpec }
+  /** Replace what is mounted at `path`: open files keep the old one, lookups see the new; answered. */
+  | { type: 'remount'; id: number; path: string; member: MemberSpec }
+  /** Answered at once, also while reads are parked there (those get an error). */
+  | { type: 'umount'; id: number; path: string }
+  /** A fetch asked for with `ticket` ended: 0, or -errno. */
+  | { type: 'fetched'; ticket: number; result: number }
+  /** A slow syscall done by main (where io_uring is refused) ended: its result, or -errno. */
+  | { type: 'io'; ticket: number; result: number }
+  | { type: 'log-level'; level: LogLevel }
+  /** Unmount (/dev/fuse), close sockets, answer, and leave the loop for good. */
+  | { type: 'stop'; id: number };
+
+export type FromDevice =
+  /** The transport works: listening, or mounted. */
+  | { type: 'ready' }
+  /** The transport cannot work; the daemon reports and exits. */
+  | { type: 'failed'; message: string }
+  | { type: 'answer'; id: number; error: { errno: number; message: string } | null; blobs?: number[] }
+  /** Bring these chunks into the cache and answer with `fetched`. */
+  | { type: 'fetch'; ticket: number; blob: number; chunks: WantedChunk[] }
+  /** fsync a descriptor on behalf of the device thread and answer with `io`. */
+  | { type: 'io'; ticket: number; op: 'fsync' | 'fdatasync'; fd: number }
+  | { type: 'log'; level: LogLevel; text: string }
+  /** A VMM connected or left; for logs and `GET /daemon`. */
+  | { type: 'session'; connected: boolean };
