@@ -4,15 +4,16 @@
  * The device thread sleeps in a native wait, so main posts and then writes the wake-up eventfd; main's own event loop
  * is woken by the port itself. Counters never travel here: they live in a SharedArrayBuffer (`stats.ts`).
  */
+import type { LogLevel } from '../common/log.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 
-export type LogLevel = 'error' | 'warn' | 'info' | 'debug' | 'trace';
+export type { LogLevel };
 
 /** How requests reach the device thread. */
 export type TransportSpec =
   | {
       kind: 'virtiofs';
-      /** Path to listen on, or null when `fd` is given. Bound by main before the worker starts. */
+      /** Path to listen on, or null when `fd` is given. The device thread binds it (main would have to load koffi). */
       sock: string | null;
       /** A listening or already connected socket; who passed it says which. */
       fd: number;
@@ -32,8 +33,6 @@ export type TransportSpec =
 /** workerData of the device thread. */
 export interface DeviceThreadData {
   transport: TransportSpec;
-  /** eventfd main writes after posting. */
-  wakeFd: number;
   logLevel: LogLevel;
   stats: SharedArrayBuffer;
 }
@@ -78,8 +77,8 @@ export type ToDevice =
   | { type: 'stop'; id: number };
 
 export type FromDevice =
-  /** The transport works: listening, or mounted. */
-  | { type: 'ready' }
+  /** The transport works: listening, or mounted. `wakeFd` is the device thread's eventfd; main writes it after posting. */
+  | { type: 'ready'; wakeFd: number }
   /** The transport cannot work; the daemon reports and exits. */
   | { type: 'failed'; message: string }
   | { type: 'answer'; id: number; error: { errno: number; message: string } | null; blobs?: number[] }
