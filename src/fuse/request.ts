@@ -1,0 +1,101 @@
+/**
+ * One FUSE request while it is being served. Each device thread has one Request and fills it again and again; nothing
+ * of it may be kept past the handler except through `parking`.
+ *
+ * The header and arguments are a private copy (the guest may rewrite its own at any time); bulk data stays where it
+ * is, described by `data`.
+ */
+import { NativeMemory } from '../sys/native-memory.ts';
+import { Segments } from './segments.ts';
+import { IN_HEADER_BYTES, OUT_HEADER_BYTES } from './wire/layout.ts';
+
+/** Largest SETXATTR: header, setxattr_in, a name and 64 KiB of value; everything else is shorter. */
+export const REQUEST_BYTES_MAX = 128 * 1024;
+
+/** READDIR replies are cut here; guests ask for one page up to 6.12 and for what max_pages allows later. */
+export const REPLY_BODY_BYTES_MAX = 128 * 1024;
+
+/** A name inside the private copy, NUL-terminated: `address` for syscalls, `at`/`bytes` for JS (in `request.memory.u8`). */
+export class Name {
+  address = 0;
+  at = 0;
+  bytes = 0;
+}
+
+/** What INIT agreed on, for handlers. */
+export interface Negotiated {
+  /** 0 before INIT. */
+  minor: number;
+  flags: number;
+  flags2: number;
+  maxWriteBytes: number;
+}
+
+/** How a parked request goes on. */
+export const RESUME = {
+  /** The completion's number is the result: reply bytes of a request without a body (0), or data bytes, or -errno. */
+  FINISH: 0,
+  /** On success the request is decoded from its saved copy and run again with `attempt` + 1; on -errno it is answered so. */
+  RERUN: 1,
+} as const;
+
+/** Handlers park through this; the transport implements it. */
+export interface Parking {
+  /**
+   * Parks the request being served and returns its ticket (> 0), to be given to whoever will complete it; the handler
+   * then returns PARKED. 0 when the table is full: the handler answers -EAGAIN... see PARKED_MAX.
+   * @param resume one of RESUME
+   * @param pins true when the kernel holds guest addresses meanwhile (io_uring): their regions stay mapped
+   */
+  park(resume: number, pins: boolean): number;
+}
+
+/** Handlers return this after `parking.park`; no errno and no byte count equals it. */
+export const PARKED = -0x1000_0000;
+
+export class Request {
+  /** Private copy of header and arguments. */
+  readonly memory = new NativeMemory(REQUEST_BYTES_MAX);
+  /** Reply: 16 bytes of header, then the body handlers write. */
+  readonly reply = new NativeMemory(OUT_HEADER_BYTES + REPLY_BODY_BYTES_MAX);
+  /** Word index of the reply body in `reply.u32`. */
+  static readonly BODY_WORD = OUT_HEADER_BYTES / 4;
+  /** Raw address of the reply body. */
+  readonly bodyAddress = this.reply.address + OUT_HEADER_BYTES;
+
+  /** Bytes in `memory`; a WRITE's data is not counted, it stays in `data`. */
+  bytes = 0;
+  opcode = 0;
+  uniqueLow = 0;
+  uniqueHigh = 0;
+  /** nodeid = {high: member of the union, low: the member's own number}. */
+  nodeLow = 0;
+  nodeHigh = 0;
+  uid = 0;
+  gid = 0;
+  pid = 0;
+  /** Byte offset in `memory` where arguments end and extensions begin. */
+  argsEnd = IN_HEADER_BYTES;
+
+  /** Supplementary groups sent with a create: u32 gids at this raw address; count 0 = none sent. */
+  groupsAddress = 0;
+  groupCount = 0;
+  /** Security context sent with a create; count 0 = none. */
+  readonly contextName = new Name();
+  contextAddress = 0;
+  contextBytes = 0;
+
+  /** Bytes the transport can take as reply body. */
+  replySpace = 0;
+  /** READ: where the data goes. WRITE: where it comes from. Valid for those two opcodes only. */
+  readonly data = new Segments();
+  /** True when the reply body is in `data` (READ), not in `reply`. */
+  bulkReply = false;
+
+  /** 0 on the first run, n on the n-th rerun of a parked request. */
+  attempt = 0;
+  negotiated: Negotiated = { minor: 0, flags: 0, flags2: 0, maxWriteBytes: 0 };
+  parking: Parking = REFUSE_PARKING;
+}
+
+const REFUSE_PARKING: Parking = { park: () => 0 };
