@@ -5,6 +5,7 @@
  * The header and arguments are a private copy (the guest may rewrite its own at any time); bulk data stays where it
  * is, described by `data`.
  */
+import { errno } from '../sys/errno.ts';
 import { NativeMemory } from '../sys/native-memory.ts';
 import { Segments } from './segments.ts';
 import { IN_HEADER_BYTES, OUT_HEADER_BYTES } from './wire/layout.ts';
@@ -43,11 +44,24 @@ export const RESUME = {
 export interface Parking {
   /**
    * Parks the request being served and returns its ticket (> 0), to be given to whoever will complete it; the handler
-   * then returns PARKED. 0 when the table is full: the handler answers -EAGAIN... see PARKED_MAX.
+   * then returns PARKED. 0 when the table is full: the handler then answers -EBUSY (or blocks, for fsync).
    * @param resume one of RESUME
    * @param pins true when the kernel holds guest addresses meanwhile (io_uring): their regions stay mapped
    */
   park(resume: number, pins: boolean): number;
+}
+
+/** Syscalls that may block, done by io_uring (or by the main thread where the kernel refuses io_uring). */
+export interface AsyncIo {
+  /** Starts fsync or fdatasync of `fd`; `ticket` is completed with 0 or -errno. Returns 0, or -errno when it cannot start. */
+  fsync(fd: number, dataOnly: boolean, ticket: number): number;
+  /** Starts syncfs of the file system of `fd`; as fsync. */
+  syncfs(fd: number, ticket: number): number;
+  /**
+   * Starts a read of file bytes [offset, offset + bytes) into `data` from its start; `ticket` (parked with pins) is
+   * completed with the bytes read or -errno. Returns 0, or -EOPNOTSUPP where only a blocking read is left.
+   */
+  read(fd: number, data: Segments, bytes: number, offset: number, ticket: number): number;
 }
 
 /** Handlers return this after `parking.park`; no errno and no byte count equals it. */
@@ -96,6 +110,12 @@ export class Request {
   attempt = 0;
   negotiated: Negotiated = { minor: 0, flags: 0, flags2: 0, maxWriteBytes: 0 };
   parking: Parking = REFUSE_PARKING;
+  io: AsyncIo = REFUSE_IO;
 }
 
 const REFUSE_PARKING: Parking = { park: () => 0 };
+const REFUSE_IO: AsyncIo = {
+  fsync: () => -errno.EOPNOTSUPP,
+  syncfs: () => -errno.EOPNOTSUPP,
+  read: () => -errno.EOPNOTSUPP,
+};

@@ -84,8 +84,8 @@ export type FromDevice =
   | { type: 'answer'; id: number; error: { errno: number; message: string } | null; blobs?: number[] }
   /** Bring these chunks into the cache and answer with `fetched`. */
   | { type: 'fetch'; ticket: number; blob: number; chunks: WantedChunk[] }
-  /** fsync a descriptor on behalf of the device thread and answer with `io`. */
-  | { type: 'io'; ticket: number; op: 'fsync' | 'fdatasync'; fd: number }
+  /** Sync a descriptor on behalf of the device thread and answer with `io`. */
+  | { type: 'io'; ticket: number; op: 'fsync' | 'fdatasync' | 'syncfs'; fd: number }
   | { type: 'log'; level: LogLevel; text: string }
   /** A VMM connected or left; for logs and `GET /daemon`. */
   | { type: 'session'; connected: boolean };
