@@ -81,7 +81,13 @@ export type FromDevice =
   | { type: 'ready'; wakeFd: number }
   /** The transport cannot work; the daemon reports and exits. */
   | { type: 'failed'; message: string }
+  /**
+   * To a mount, remount, umount or stop. After an error main keeps the bootstrap descriptor and the blobs. `blobs` are
+   * handles that the device thread will not touch again: main closes them.
+   */
   | { type: 'answer'; id: number; error: { errno: number; message: string } | null; blobs?: number[] }
+  /** As `blobs` of an answer, later: the last open file of a removed member was closed. */
+  | { type: 'released'; blobs: number[] }
   /** Bring these chunks into the cache and answer with `fetched`. */
   | { type: 'fetch'; ticket: number; blob: number; chunks: WantedChunk[] }
   /** Sync a descriptor on behalf of the device thread and answer with `io`. */
