@@ -1,0 +1,66 @@
+/**
+ * Real images for the tests of this room. Bootstraps are read here at the offsets of rafs-format 2.3, 2.5 and 2.13
+ * and not through `src/rafs`, which stands above storage.
+ */
+import { readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { compressorOf } from './codecs.ts';
+import { digesterOf } from './digests.ts';
+import type { BlobInfo, ChunkDigests } from './types.ts';
+
+export const FIXTURES = process.env['NYDUS_FIXTURES'] ?? resolve(import.meta.dirname, '../../../shared/fixtures');
+export const BLOBS_DIR = join(FIXTURES, 'images/blobs');
+
+/** Bytes of a blob of the fixtures. */
+export function blobBytes(id: string): Buffer {
+  return readFileSync(join(BLOBS_DIR, id));
+}
+
+/** Blob table of a v6 bootstrap `images/boot/<name>.boot`. */
+export function blobTable(name: string): BlobInfo[] {
+  return parseBlobTable(readFileSync(join(FIXTURES, 'images/boot', `${name}.boot`)));
+}
+
+export function parseBlobTable(boot: Buffer): BlobInfo[] {
+  const table = Number(boot.readBigUInt64LE(1152 + 8));
+  const bytes = boot.readUInt32LE(1152 + 16);
+  const blobs: BlobInfo[] = [];
+  for (let at = table; at < table + bytes; at += 256) {
+    const u64 = (offset: number) => Number(boot.readBigUInt64LE(at + offset));
+    const tocDigest = Buffer.from(boot.subarray(at + 136, at + 168));
+    blobs.push({
+      index: boot.readUInt32LE(at + 64),
+      id: boot.toString('latin1', at, at + 64).replace(/\0+$/, ''),
+      chunkSize: boot.readUInt32LE(at + 68),
+      chunkCount: boot.readUInt32LE(at + 72),
+      compressor: compressorOf(boot.readUInt32LE(at + 76)) ?? 'none',
+      digester: digesterOf(boot.readUInt32LE(at + 80)) ?? 'blake3',
+      features: boot.readUInt32LE(at + 84),
+      compressedSize: u64(88),
+      uncompressedSize: u64(96),
+      tocSize: boot.readUInt32LE(at + 104),
+      ciCompressor: boot.readUInt32LE(at + 108),
+      ciOffset: u64(112),
+      ciCompressedSize: u64(120),
+      ciUncompressedSize: u64(128),
+      tocDigest: tocDigest.every((byte) => byte === 0) ? null : tocDigest,
+      cipher: boot.readUInt32LE(at + 216),
+      extra: Buffer.from(boot.subarray(at + 168, at + 216)),
+    });
+  }
+  return blobs;
+}
+
+/** Chunk digests of a bootstrap's chunk table for blob `blobIndex`. */
+export function chunkDigests(name: string, blobIndex: number): ChunkDigests {
+  const boot = readFileSync(join(FIXTURES, 'images/boot', `${name}.boot`));
+  const table = Number(boot.readBigUInt64LE(1152 + 24));
+  const bytes = Number(boot.readBigUInt64LE(1152 + 32));
+  const digests = new Map<number, Buffer>();
+  for (let at = table; at < table + bytes; at += 80) {
+    if (boot.readUInt32LE(at + 32) === blobIndex) {
+      digests.set(boot.readUInt32LE(at + 72), boot.subarray(at, at + 32));
+    }
+  }
+  return (chunkIndex) => digests.get(chunkIndex) ?? null;
+}
