@@ -1,0 +1,109 @@
+/**
+ * Requests whose answer has to wait: each keeps a private copy of its header and arguments, never an address.
+ *
+ *     ticket = generation * PARKED_MAX + slot       a late completion with an old generation finds nobody
+ *
+ * The transport keeps its own part (queue, head, guest ranges) under the same slot number.
+ */
+import { assertBound } from './assert.ts';
+import type { Request } from './request.ts';
+
+/** As many as the descriptors of four full queues of 1024: beyond that a guest has nothing left to ask with. */
+export const PARKED_MAX = 4096;
+
+/** Largest request that parks: COPY_FILE_RANGE with 40 + 56 bytes; READ has 80. */
+export const PARKED_REQUEST_BYTES_MAX = 128;
+
+const WORDS = PARKED_REQUEST_BYTES_MAX / 4;
+
+export class ParkTable {
+  private readonly saved = new Uint32Array(PARKED_MAX * WORDS);
+  private readonly savedBytes = new Uint16Array(PARKED_MAX);
+  private readonly resume = new Uint8Array(PARKED_MAX);
+  private readonly attempts = new Uint8Array(PARKED_MAX);
+  private readonly pinned = new Uint8Array(PARKED_MAX);
+  private readonly generation = new Float64Array(PARKED_MAX).fill(1);
+  private readonly next = new Int16Array(PARKED_MAX);
+  private free = 0;
+  /** Slots in use. */
+  count = 0;
+
+  constructor() {
+    for (let i = 0; i < PARKED_MAX; i++) this.next[i] = i + 1 === PARKED_MAX ? -1 : i + 1;
+  }
+
+  /** Saves `request`; returns its ticket (> 0), or 0 when the table is full or the request is too long to park. */
+  park(request: Request, resume: number, pins: boolean): number {
+    const slot = this.free;
+    if (slot < 0 || request.bytes > PARKED_REQUEST_BYTES_MAX) return 0;
+    this.free = this.next[slot] as number;
+    this.next[slot] = -2; // in use
+    const words = request.memory.u32;
+    const base = slot * WORDS;
+    const count = (request.bytes + 3) >> 2;
+    for (let i = 0; i < count; i++) this.saved[base + i] = words[i] as number;
+    this.savedBytes[slot] = request.bytes;
+    this.resume[slot] = resume;
+    this.attempts[slot] = Math.min(request.attempt, 255);
+    this.pinned[slot] = pins ? 1 : 0;
+    this.count++;
+    return (this.generation[slot] as number) * PARKED_MAX + slot;
+  }
+
+  /** Slot of a ticket, or -1 when it was answered or dropped meanwhile. */
+  slotOf(ticket: number): number {
+    const slot = ticket % PARKED_MAX;
+    const generation = Math.floor(ticket / PARKED_MAX);
+    return this.inUse(slot) && this.generation[slot] === generation ? slot : -1;
+  }
+
+  inUse(slot: number): boolean {
+    return this.next[slot] === -2;
+  }
+
+  isPinned(slot: number): boolean {
+    return this.pinned[slot] === 1;
+  }
+
+  resumeOf(slot: number): number {
+    return this.resume[slot] as number;
+  }
+
+  /** Upper word of the nodeid: the member the request belongs to. */
+  memberOf(slot: number): number {
+    return this.saved[slot * WORDS + 5] as number;
+  }
+
+  /** True when the parked request has this unique. */
+  hasUnique(slot: number, low: number, high: number): boolean {
+    const base = slot * WORDS;
+    return this.saved[base + 2] === low && this.saved[base + 3] === high;
+  }
+
+  /** Copies the saved request back into `request` (bytes and attempt); the session decodes it again. */
+  restore(slot: number, request: Request): void {
+    assertBound(this.inUse(slot), 'restore of a free slot');
+    const words = request.memory.u32;
+    const base = slot * WORDS;
+    const bytes = this.savedBytes[slot] as number;
+    const count = (bytes + 3) >> 2;
+    for (let i = 0; i < count; i++) words[i] = this.saved[base + i] as number;
+    request.bytes = bytes;
+    request.attempt = this.attempts[slot] as number;
+  }
+
+  /** Gives the slot back; its ticket is void from now on. */
+  release(slot: number): void {
+    assertBound(this.inUse(slot), 'release of a free slot');
+    this.generation[slot]!++;
+    this.next[slot] = this.free;
+    this.free = slot;
+    this.count--;
+  }
+
+  /** Everything of one slot, for the dump: header and arguments, resume kind, attempts. */
+  saveSlot(slot: number): { bytes: Uint8Array; resume: number; attempt: number } {
+    const bytes = new Uint8Array(this.saved.buffer, slot * PARKED_REQUEST_BYTES_MAX, this.savedBytes[slot]).slice();
+    return { bytes, resume: this.resume[slot] as number, attempt: this.attempts[slot] as number };
+  }
+}

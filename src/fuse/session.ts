@@ -1,0 +1,301 @@
+/**
+ * A FUSE session: one request in, one reply out, whatever the transport.
+ *
+ *     transport ── request copied ──► handle() ─► OPS row ─► file system
+ *         ▲                              │
+ *         └── reply bytes ◄── header ◄───┴─► PARKED … complete(ticket) later
+ *
+ * Invariants: a request that throws is answered EIO and logged; every request but FORGET, BATCH_FORGET and INTERRUPT
+ * gets exactly one reply; nothing but INIT (and what has no reply) is served before INIT.
+ */
+import { errno, errnoName } from '../sys/errno.ts';
+import type { InitArgs, InterruptArgs } from './args.ts';
+import { decodeExtensions } from './extensions.ts';
+import type { FileSystem } from './file-system.ts';
+import { INIT } from './flags.ts';
+import { type InitPolicy, negotiate, putInitOut } from './init.ts';
+import { OP_NAMES, OPCODE_COUNT, OPS, OPS_BY_CODE, type OpSpec, type SessionOps } from './opcodes.ts';
+import { PARKED_MAX, ParkTable } from './park-table.ts';
+import { type AsyncIo, PARKED, type Parking, RESUME, Request } from './request.ts';
+import { STAT, type Stats } from './stats.ts';
+import type { Trace } from './trace.ts';
+import { IN_HEADER, IN_HEADER_BYTES, INIT_OUT_BYTES, OUT_HEADER, OUT_HEADER_BYTES } from './wire/layout.ts';
+
+/** What a session needs of the thing that carries its messages. */
+export interface Port {
+  /** Remembers the transport's part of the request being served under `slot`. */
+  keep(slot: number, pins: boolean): void;
+  /** Brings it back into the request (`data`, `replySpace`). False: its queue is gone, nothing may be sent. */
+  restore(slot: number, request: Request): boolean;
+  /** The slot's request is answered or dropped. */
+  drop(slot: number): void;
+  /** Sends the `bytes` of reply of a restored slot. */
+  reply(slot: number, request: Request, bytes: number): void;
+}
+
+export type SessionLog = (level: 'error' | 'warn' | 'info', text: string) => void;
+
+const ERROR_MIN = -511;
+/** Highest bytes of a request's fixed part; a row's decoder may rely on them. */
+const UNKNOWN_OPS_LOGGED_MAX = 16;
+
+export class Session implements Parking, SessionOps {
+  readonly request = new Request();
+  readonly parked = new ParkTable();
+  /** Set while tracing: one line per request and reply. */
+  trace: Trace | null = null;
+  private unknownLogged = 0;
+
+  constructor(
+    readonly fs: FileSystem,
+    private readonly port: Port,
+    private readonly policy: InitPolicy,
+    io: AsyncIo,
+    readonly stats: Stats,
+    private readonly log: SessionLog,
+  ) {
+    this.request.parking = this;
+    this.request.io = io;
+  }
+
+  get initialized(): boolean {
+    return this.request.negotiated.minor !== 0;
+  }
+
+  /**
+   * Serves the request whose private copy (`request.bytes` of header and arguments), `data` and `replySpace` the
+   * transport has set. Returns the bytes of the reply, header first in `request.reply` (a bulk reply's body is in
+   * `request.data` already); 0 when there is none; PARKED.
+   */
+  handle(): number {
+    this.request.attempt = 0;
+    const words = this.request.memory.u32;
+    const request = this.request;
+    if (request.bytes < IN_HEADER_BYTES) return this.malformed('shorter than its header');
+    request.uniqueLow = words[IN_HEADER.UNIQUE] as number;
+    request.uniqueHigh = words[IN_HEADER.UNIQUE + 1] as number;
+    request.opcode = words[IN_HEADER.OPCODE] as number;
+    return this.run();
+  }
+
+  private run(): number {
+    const request = this.request;
+    const words = request.memory.u32;
+    request.nodeLow = words[IN_HEADER.NODEID] as number;
+    request.nodeHigh = words[IN_HEADER.NODEID + 1] as number;
+    request.uid = words[IN_HEADER.UID] as number;
+    request.gid = words[IN_HEADER.GID] as number;
+    request.pid = words[IN_HEADER.PID] as number;
+    request.bulkReply = false;
+    const op = request.opcode;
+    const spec = op < OPCODE_COUNT ? OPS_BY_CODE[op] : undefined;
+    if (spec === undefined) return this.unknown(op);
+    if (this.trace !== null) this.trace.received(request, OP_NAMES[op] as string);
+    let result: number;
+    try {
+      result = this.dispatch(spec);
+    } catch (error) {
+      result = this.threw(op, error);
+    }
+    if (result === PARKED) return PARKED;
+    this.stats.count(op, result);
+    if (spec.reply === 'none') {
+      if (result < 0) this.stats.add(STAT.badRequests, 1);
+      return 0;
+    }
+    return this.finish(spec, result);
+  }
+
+  private dispatch(spec: OpSpec<never>): number {
+    const request = this.request;
+    const extensions = decodeExtensions(request);
+    if (extensions < 0) return extensions;
+    if (request.argsEnd - IN_HEADER_BYTES < spec.argBytes) return -errno.EINVAL;
+    if (!this.initialized && spec.op !== OPS.INIT.op && spec.reply !== 'none') return -errno.EIO;
+    request.bulkReply = spec.reply === 'data';
+    const args = spec.args;
+    const decoded = spec.decode(request, args);
+    if (decoded < 0) return decoded;
+    return spec.run(this.fs, args, request, this);
+  }
+
+  /** Turns a handler's result into a header (and counts bytes); returns the reply's length. */
+  private finish(spec: OpSpec<never>, result: number): number {
+    const request = this.request;
+    if (result < 0) return this.putError(result);
+    let body = spec.reply === 'empty' ? 0 : result;
+    if (body > request.replySpace) {
+      // The guest's buffer is too small for what it asked: its mistake, its error; nothing is cut silently.
+      return this.putError(-errno.EIO);
+    }
+    if (spec.op === OPS.READ.op) this.stats.add(STAT.bytesRead, result);
+    else if (spec.op === OPS.WRITE.op) this.stats.add(STAT.bytesWritten, request.reply.u32[4] as number);
+    if (body < 0) body = 0;
+    const out = request.reply.u32;
+    out[OUT_HEADER.LEN] = OUT_HEADER_BYTES + body;
+    out[OUT_HEADER.ERROR] = 0;
+    out[OUT_HEADER.UNIQUE] = request.uniqueLow;
+    out[OUT_HEADER.UNIQUE + 1] = request.uniqueHigh;
+    if (this.trace !== null) this.trace.sent(request, OUT_HEADER_BYTES + body);
+    return OUT_HEADER_BYTES + body;
+  }
+
+  /** A bare error header. Codes no guest may see (ENOSYS from a host call passes only through the table) become EIO. */
+  private putError(code: number): number {
+    const request = this.request;
+    request.bulkReply = false;
+    const out = request.reply.u32;
+    out[OUT_HEADER.LEN] = OUT_HEADER_BYTES;
+    request.reply.i32[OUT_HEADER.ERROR] = code < ERROR_MIN ? -errno.EIO : code;
+    out[OUT_HEADER.UNIQUE] = request.uniqueLow;
+    out[OUT_HEADER.UNIQUE + 1] = request.uniqueHigh;
+    if (this.trace !== null) this.trace.sent(request, OUT_HEADER_BYTES);
+    return OUT_HEADER_BYTES;
+  }
+
+  private malformed(what: string): number {
+    this.stats.add(STAT.badRequests, 1);
+    this.log('warn', `guest sent a request ${what}: answered EINVAL`);
+    this.request.uniqueLow = this.request.uniqueHigh = 0;
+    return this.putError(-errno.EINVAL);
+  }
+
+  private unknown(op: number): number {
+    this.stats.add(STAT.unknownOpcodes, 1);
+    if (this.unknownLogged++ < UNKNOWN_OPS_LOGGED_MAX)
+      this.log('warn', `guest sent unknown opcode ${op}: answered ENOSYS`);
+    return this.putError(-errno.ENOSYS);
+  }
+
+  private threw(op: number, error: unknown): number {
+    this.stats.add(STAT.exceptions, 1);
+    this.log(
+      'error',
+      `${OP_NAMES[op]} threw, answered EIO: ${error instanceof Error ? error.stack?.slice(0, 600) : error}`,
+    );
+    return -errno.EIO;
+  }
+
+  // -- Parking ---------------------------------------------------------------------------------------------------
+
+  park(resume: number, pins: boolean): number {
+    const ticket = this.parked.park(this.request, resume, pins);
+    if (ticket === 0) return 0;
+    this.port.keep(this.parked.slotOf(ticket), pins);
+    this.stats.add(STAT.parkedTotal, 1);
+    this.stats.values[STAT.parkedNow] = this.parked.count;
+    return ticket;
+  }
+
+  /** A parked request's wait is over with `result` (0 or a count, or -errno): answers it, or runs it again. */
+  complete(ticket: number, result: number): void {
+    const slot = this.parked.slotOf(ticket);
+    if (slot < 0) return; // answered or dropped meanwhile: interrupted, umounted, VMM gone
+    this.answer(slot, result);
+  }
+
+  private answer(slot: number, result: number): void {
+    const request = this.request;
+    const resume = this.parked.resumeOf(slot);
+    this.parked.restore(slot, request);
+    const words = request.memory.u32;
+    request.uniqueLow = words[IN_HEADER.UNIQUE] as number;
+    request.uniqueHigh = words[IN_HEADER.UNIQUE + 1] as number;
+    request.opcode = words[IN_HEADER.OPCODE] as number;
+    if (!this.port.restore(slot, request)) {
+      this.release(slot);
+      this.stats.add(STAT.droppedReplies, 1);
+      return;
+    }
+    const spec = OPS_BY_CODE[request.opcode] as OpSpec<never>;
+    let bytes: number;
+    if (resume === RESUME.RERUN && result >= 0) {
+      request.attempt++;
+      bytes = this.run();
+      if (bytes === PARKED) {
+        this.release(slot); // it waits under a new ticket
+        return;
+      }
+    } else {
+      this.stats.count(request.opcode, result);
+      request.bulkReply = spec.reply === 'data' && result >= 0;
+      bytes = this.finish(spec, result);
+    }
+    this.port.reply(slot, request, bytes);
+    this.release(slot);
+  }
+
+  private release(slot: number): void {
+    this.port.drop(slot);
+    this.parked.release(slot);
+    this.stats.values[STAT.parkedNow] = this.parked.count;
+  }
+
+  /** Answers all parked requests of one member with `code`; those the kernel still works on finish by themselves. */
+  failParkedOf(memberId: number, code: number): void {
+    for (let slot = 0; slot < PARKED_MAX && this.parked.count > 0; slot++) {
+      if (this.parked.inUse(slot) && !this.parked.isPinned(slot) && this.parked.memberOf(slot) === memberId)
+        this.answer(slot, code);
+    }
+  }
+
+  /** Forgets parked requests without an answer where `gone(slot)` says that nobody can take one. Pinned ones stay until the kernel is done. */
+  dropParked(gone: (slot: number) => boolean): void {
+    for (let slot = 0; slot < PARKED_MAX; slot++) {
+      if (this.parked.inUse(slot) && !this.parked.isPinned(slot) && gone(slot)) this.release(slot);
+    }
+  }
+
+  // -- INIT, INTERRUPT, DESTROY ------------------------------------------------------------------------------------
+
+  /** INIT starts a session; a second one (guest reboot) voids the state of the first, mounts stay. */
+  init(request: Request, args: InitArgs): number {
+    const reply = negotiate(args, this.policy);
+    if (reply.result < 0) {
+      this.log('warn', `guest speaks FUSE ${args.major}.${args.minor}, which is not served: answered EPROTO`);
+      return reply.result;
+    }
+    putInitOut(request.reply.u32, Request.BODY_WORD, reply);
+    if (!reply.again) {
+      if (this.initialized) this.fs.reset();
+      const n = request.negotiated;
+      n.minor = reply.minor;
+      n.flags = reply.flags;
+      n.flags2 = reply.flags2;
+      n.maxWriteBytes = reply.maxWriteBytes;
+      this.stats.values[STAT.initDone] = 1;
+      const submounts = (reply.flags & INIT.SUBMOUNTS) !== 0 ? 'with' : 'without';
+      this.log('info', `FUSE session starts: guest 7.${args.minor}, using 7.${reply.minor} ${submounts} submounts`);
+    }
+    return INIT_OUT_BYTES;
+  }
+
+  /** A parked request is given up with EINTR; one that runs is over before its INTERRUPT is seen. */
+  interrupt(_request: Request, args: InterruptArgs): number {
+    for (let slot = 0; slot < PARKED_MAX && this.parked.count > 0; slot++) {
+      if (this.parked.inUse(slot) && this.parked.hasUnique(slot, args.uniqueLow, args.uniqueHigh)) {
+        if (!this.parked.isPinned(slot)) this.answer(slot, -errno.EINTR);
+        break;
+      }
+    }
+    return 0;
+  }
+
+  destroySession(): number {
+    this.endSession();
+    return 0;
+  }
+
+  /** The guest is gone (DESTROY, VMM disconnected): its handles and lookups are void. */
+  endSession(): void {
+    if (!this.initialized) return;
+    this.request.negotiated.minor = 0;
+    this.stats.values[STAT.initDone] = 0;
+    this.fs.reset();
+  }
+
+  /** Text of an errno for the log. */
+  static errorName(code: number): string {
+    return errnoName(code);
+  }
+}
