@@ -1,0 +1,206 @@
+/**
+ * The /dev/fuse transport: the same session as over virtqueues, for mounts on the host (runc, tests).
+ *
+ *     kernel ── read(2): one whole request ──► inbox ─► private copy ─► Session
+ *     kernel ◄─ writev(2): header, body ◄── reply scratch, or a data buffer (READ)
+ *
+ * There is no guest memory: READ data lands in a buffer of ours first. A parked read that the kernel (io_uring) fills
+ * meanwhile owns its buffer until it is answered; the next request gets another one.
+ */
+import { errno, errnoText } from '../sys/errno.ts';
+import { close, copyMemory, read, write, writev } from '../sys/io.ts';
+import { MNT_DETACH, MS, mount, umount } from '../sys/mount.ts';
+import { NativeMemory } from '../sys/native-memory.ts';
+import { O, openPath } from '../sys/path.ts';
+import type { FileSystem } from './file-system.ts';
+import { S } from './flags.ts';
+import { DEV_FUSE_POLICY, MAX_WRITE_BYTES } from './init.ts';
+import { OPS } from './opcodes.ts';
+import { type AsyncIo, PARKED, REPLY_BODY_BYTES_MAX, REQUEST_BYTES_MAX, type Request } from './request.ts';
+import { type Port, Session, type SessionLog } from './session.ts';
+import { STAT, type Stats } from './stats.ts';
+import { IN_HEADER, IN_HEADER_BYTES, OUT_HEADER_BYTES } from './wire/layout.ts';
+
+/** One WRITE: its data, in_header and write_in, rounded up generously (the kernel demands 8 KiB at least). */
+const INBOX_BYTES = MAX_WRITE_BYTES + 8192;
+/** READ replies: max_pages of 4 KiB. */
+const DATA_BYTES = MAX_WRITE_BYTES;
+/** Requests taken per wake-up, so that completions and control messages get their turn. */
+const REQUESTS_PER_TURN = 64;
+const WRITE_ARGS_END = IN_HEADER_BYTES + 40;
+/** Below this a word loop beats the 220 ns of a native memcpy. */
+const COPY_LOOP_BYTES_MAX = 1024;
+
+export interface DevFuseOptions {
+  mountpoint: string;
+  readOnly: boolean;
+}
+
+/** A buffer for READ data with the arrays `Segments` refer to. */
+class DataBuffer {
+  readonly memory = new NativeMemory(DATA_BYTES);
+  readonly address = Float64Array.of(this.memory.address);
+  readonly length = Uint32Array.of(DATA_BYTES);
+}
+
+export class DevFuse implements Port {
+  readonly session: Session;
+  fd = -1;
+  private mounted = false;
+  private readonly inbox = new NativeMemory(INBOX_BYTES);
+  private readonly inboxAddress = Float64Array.of(this.inbox.address);
+  private readonly inboxLength = Uint32Array.of(INBOX_BYTES);
+  private readonly replyIovecs = new NativeMemory(4096);
+  private data = new DataBuffer();
+  private readonly spare: DataBuffer[] = [];
+  private readonly owned = new Map<number, DataBuffer>();
+
+  constructor(
+    fs: FileSystem,
+    io: AsyncIo,
+    private readonly stats: Stats,
+    private readonly log: SessionLog,
+    private readonly options: DevFuseOptions,
+  ) {
+    this.session = new Session(fs, this, DEV_FUSE_POLICY, io, stats, log);
+  }
+
+  /** Opens /dev/fuse and mounts it. Returns null, or a sentence saying what failed and what to do. */
+  start(): string | null {
+    const fd = openPath('/dev/fuse', O.RDWR | O.CLOEXEC | O.NONBLOCK);
+    if (fd < 0) return `cannot open /dev/fuse (${errnoText(fd)}); load the fuse module and run as root`;
+    this.fd = fd;
+    const { mountpoint, readOnly } = this.options;
+    const rootMode = S.IFDIR.toString(8);
+    const options = `fd=${fd},rootmode=${rootMode},user_id=0,group_id=0,default_permissions,allow_other`;
+    const r = mount('nydusd', mountpoint, 'fuse.nydusd', readOnly ? MS.RDONLY : 0, options);
+    if (r < 0) {
+      close(fd);
+      this.fd = -1;
+      return `cannot mount on ${mountpoint} (${errnoText(r)}); it must be an existing directory, and mounting needs root`;
+    }
+    this.mounted = true;
+    return null;
+  }
+
+  /**
+   * Serves what the kernel has queued, at most REQUESTS_PER_TURN. Returns false when the file system was unmounted:
+   * the descriptor is of no use any more.
+   */
+  onReadable(): boolean {
+    for (let i = 0; i < REQUESTS_PER_TURN; i++) {
+      const n = read(this.fd, this.inbox.address, INBOX_BYTES);
+      if (n === -errno.EAGAIN) return true;
+      if (n === -errno.ENOENT) continue; // the request was withdrawn while it was read
+      if (n === -errno.ENODEV) {
+        this.mounted = false;
+        return false;
+      }
+      if (n < 0) {
+        this.log('error', `read of /dev/fuse failed: ${errnoText(n)}`);
+        return true;
+      }
+      this.serve(n);
+    }
+    return true;
+  }
+
+  private serve(bytes: number): void {
+    const request = this.session.request;
+    const opcode = this.inbox.u32[IN_HEADER.OPCODE] as number;
+    const kept =
+      opcode === OPS.WRITE.op && bytes > WRITE_ARGS_END ? WRITE_ARGS_END : Math.min(bytes, REQUEST_BYTES_MAX);
+    copyWords(request.memory, this.inbox, kept);
+    request.bytes = kept;
+    request.replySpace = REPLY_BODY_BYTES_MAX;
+    if (opcode === OPS.WRITE.op) {
+      request.data.set(this.inboxAddress, this.inboxLength, 0, 1, kept, bytes);
+    } else if (opcode === OPS.READ.op) {
+      this.lendData(request, this.data);
+    }
+    const replyBytes = this.session.handle();
+    if (replyBytes > 0) this.send(request, replyBytes);
+    else if (replyBytes !== PARKED && replyBytes !== 0) this.log('error', 'session returned no reply length');
+  }
+
+  private lendData(request: Request, buffer: DataBuffer): void {
+    request.data.set(buffer.address, buffer.length, 0, 1, 0, DATA_BYTES);
+    request.replySpace = DATA_BYTES;
+  }
+
+  private send(request: Request, bytes: number): void {
+    const reply = request.reply;
+    let n: number;
+    if (request.bulkReply && bytes > OUT_HEADER_BYTES) {
+      const words = this.replyIovecs.u32;
+      putIovec(words, 0, reply.address, OUT_HEADER_BYTES);
+      putIovec(words, 4, request.data.address[0] as number, bytes - OUT_HEADER_BYTES);
+      n = writev(this.fd, this.replyIovecs.address, 2);
+    } else {
+      n = write(this.fd, reply.address, bytes);
+    }
+    // ENOENT: the caller was interrupted and the kernel has forgotten the request. ENODEV: unmounted meanwhile.
+    if (n < 0) {
+      this.stats.add(STAT.droppedReplies, 1);
+      if (n !== -errno.ENOENT && n !== -errno.ENODEV) {
+        this.log('error', `reply to opcode ${request.opcode} was refused by the kernel: ${errnoText(n)}`);
+      }
+    }
+  }
+
+  // -- Port ------------------------------------------------------------------------------------------------------
+
+  keep(slot: number, pins: boolean): void {
+    if (!pins) return;
+    this.owned.set(slot, this.data);
+    this.data = this.spare.pop() ?? new DataBuffer();
+  }
+
+  restore(slot: number, request: Request): boolean {
+    request.replySpace = REPLY_BODY_BYTES_MAX;
+    if ((request.memory.u32[IN_HEADER.OPCODE] as number) === OPS.READ.op) {
+      this.lendData(request, this.owned.get(slot) ?? this.data);
+    }
+    return this.fd >= 0;
+  }
+
+  drop(slot: number): void {
+    const buffer = this.owned.get(slot);
+    if (buffer === undefined) return;
+    this.owned.delete(slot);
+    this.spare.push(buffer);
+  }
+
+  reply(_slot: number, request: Request, bytes: number): void {
+    if (bytes > 0) this.send(request, bytes);
+  }
+
+  /** Unmounts and closes. Parked requests get ENOTCONN from the kernel. */
+  stop(): void {
+    if (this.mounted) {
+      // Lazily: somebody's open file must not keep the mount, and waiting for them could block for ever.
+      const r = umount(this.options.mountpoint, MNT_DETACH);
+      if (r < 0 && r !== -errno.EINVAL) this.log('warn', `umount of ${this.options.mountpoint}: ${errnoText(r)}`);
+      this.mounted = false;
+    }
+    if (this.fd >= 0) close(this.fd);
+    this.fd = -1;
+  }
+}
+
+function copyWords(to: NativeMemory, from: NativeMemory, bytes: number): void {
+  if (bytes > COPY_LOOP_BYTES_MAX) {
+    copyMemory(to.address, from.address, bytes);
+    return;
+  }
+  const words = (bytes + 3) >> 2;
+  for (let i = 0; i < words; i++) to.u32[i] = from.u32[i] as number;
+}
+
+function putIovec(words: Uint32Array, at: number, address: number, bytes: number): void {
+  const high = Math.floor(address / 0x1_0000_0000);
+  words[at] = address - high * 0x1_0000_0000;
+  words[at + 1] = high;
+  words[at + 2] = bytes;
+  words[at + 3] = 0;
+}
