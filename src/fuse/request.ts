@@ -49,6 +49,8 @@ export interface Parking {
    * @param pins true when the kernel holds guest addresses meanwhile (io_uring): their regions stay mapped
    */
   park(resume: number, pins: boolean): number;
+  /** Takes back the park of the request being served: what was to complete it could not be started. Its ticket is void. */
+  unpark(ticket: number): void;
 }
 
 /** Syscalls that may block, done by io_uring (or by the main thread where the kernel refuses io_uring). */
@@ -113,7 +115,7 @@ export class Request {
   io: AsyncIo = REFUSE_IO;
 }
 
-const REFUSE_PARKING: Parking = { park: () => 0 };
+const REFUSE_PARKING: Parking = { park: () => 0, unpark: () => {} };
 const REFUSE_IO: AsyncIo = {
   fsync: () => -errno.EOPNOTSUPP,
   syncfs: () => -errno.EOPNOTSUPP,

@@ -187,6 +187,11 @@ export class Session implements Parking, SessionOps {
     return ticket;
   }
 
+  unpark(ticket: number): void {
+    const slot = this.parked.slotOf(ticket);
+    if (slot >= 0) this.release(slot);
+  }
+
   /** A parked request's wait is over with `result` (0 or a count, or -errno): answers it, or runs it again. */
   complete(ticket: number, result: number): void {
     const slot = this.parked.slotOf(ticket);
