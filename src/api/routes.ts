@@ -1,0 +1,151 @@
+/**
+ * The API as a table: path × method → what runs (kata-contract 4.3). The README of this room shows what a request goes
+ * through; `server.ts` looks at this table and nothing else.
+ */
+import type { Daemon } from '../daemon/daemon.ts';
+import { daemonError } from '../daemon/errors.ts';
+import { backendMetrics, blobCacheMetrics, filesMetrics, fsMetrics, inflight, pattern } from '../daemon/metrics.ts';
+import { parseMount, parseObject } from './body.ts';
+import { badRequest, missingQuery, type Wrapper } from './errors.ts';
+
+/** What routes act on. */
+export interface Routed {
+  daemon: Daemon;
+  /** Ends the process as SIGTERM does. */
+  exit(): void;
+}
+
+export interface Answer {
+  status: number;
+  /** Sent as JSON; absent = empty body. */
+  body?: unknown;
+  /** Runs when the answer has left. */
+  afterwards?: () => void;
+}
+
+interface Ask {
+  query: URLSearchParams;
+  body: Buffer;
+}
+
+export interface Route {
+  wrapper: Wrapper;
+  /** A body is required, or refused. */
+  body: boolean;
+  run(target: Routed, ask: Ask): Answer | Promise<Answer>;
+}
+
+type Methods = { readonly [M in 'GET' | 'PUT' | 'POST' | 'DELETE']?: Route };
+
+const ok = (body: unknown): Answer => ({ status: 200, body });
+const DONE: Answer = { status: 204 };
+
+/** Rollback and repeated clean-up of the Go runtime unmount what never was mounted; an error there leaks a bind mount. */
+const TOLERANT_UMOUNT_PREFIX = '/rafs/';
+
+const get = (wrapper: Wrapper, run: Route['run']): Route => ({ wrapper, body: false, run });
+const send = get;
+const withBody = (wrapper: Wrapper, run: Route['run']): Route => ({ wrapper, body: true, run });
+const unsupported = (wrapper: Wrapper, body: boolean, what: string): Route => ({
+  wrapper,
+  body,
+  run: () => {
+    throw daemonError('UNSUPPORTED', { what });
+  },
+});
+
+function mountpointOf(ask: Ask): string {
+  const value = ask.query.get('mountpoint');
+  if (value === null) throw missingQuery('mountpoint');
+  return value;
+}
+
+const setDaemon = withBody('Configure', ({ daemon }, ask) => {
+  const level = parseObject(ask.body)['log_level'];
+  if (typeof level !== 'string') throw badRequest();
+  daemon.setLogLevel(level);
+  return DONE;
+});
+
+const mount = withBody('Mount', async ({ daemon }, ask) => {
+  const where = mountpointOf(ask);
+  const request = parseMount(ask.body);
+  daemon.demandRunning();
+  await daemon.mounts.mount(where, request);
+  return DONE;
+});
+
+const remount = withBody('Mount', async ({ daemon }, ask) => {
+  const where = mountpointOf(ask);
+  const request = parseMount(ask.body);
+  daemon.demandRunning();
+  await daemon.mounts.remount(where, request);
+  return DONE;
+});
+
+const umount = send('Mount', async ({ daemon }, ask) => {
+  const where = mountpointOf(ask);
+  try {
+    await daemon.mounts.umount(where);
+  } catch (error) {
+    const unknown = (error as { code?: unknown }).code === 'MOUNT_UNKNOWN';
+    if (!unknown || !where.startsWith(TOLERANT_UMOUNT_PREFIX)) throw error;
+    daemon.log.warn(`umount of ${where}, where nothing is mounted: nothing to do`);
+  }
+  return DONE;
+});
+
+const wrongWhileRunning = (wrapper: Wrapper, event: string): Route =>
+  send(wrapper, ({ daemon }) => {
+    throw daemonError('WRONG_STATE', { event, state: daemon.state });
+  });
+
+/** Metrics answer for `?id=`, or for the only instance there is. */
+const metrics = (
+  wrapper: Wrapper,
+  read: (daemon: Daemon, id: string | null, query: URLSearchParams) => unknown,
+): Route => get(wrapper, ({ daemon }, { query }) => ok(read(daemon, query.get('id'), query)));
+
+export const ROUTES: Readonly<Record<string, Methods>> = {
+  __proto__: null as never,
+  '/api/v1/daemon': {
+    GET: get('DaemonInfo', ({ daemon }) => ok(daemon.info(true))),
+    PUT: setDaemon,
+  },
+  '/api/v2/daemon': {
+    GET: get('DaemonInfo', ({ daemon }) => ok(daemon.info(false))),
+    PUT: setDaemon,
+  },
+  '/api/v1/daemon/events': { GET: get('Events', ({ daemon }) => ok(daemon.log.errorEvents())) },
+  '/api/v1/daemon/backend': {
+    GET: get('FsBackendInfo', ({ daemon }, ask) => ok(daemon.superblockOf(mountpointOf(ask)))),
+  },
+  '/api/v1/daemon/start': { PUT: wrongWhileRunning('Configure', 'Start') },
+  '/api/v1/daemon/exit': { PUT: send('Configure', ({ exit }) => ({ ...DONE, afterwards: exit })) },
+  '/api/v1/daemon/fuse/sendfd': { PUT: unsupported('Upgrade', false, 'sendfd') },
+  '/api/v1/daemon/fuse/takeover': { PUT: wrongWhileRunning('Upgrade', 'Takeover') },
+  '/api/v1/mount': { POST: mount, PUT: remount, DELETE: umount },
+  '/api/v1/metrics': { GET: metrics('GlobalMetrics', fsMetrics) },
+  '/api/v1/metrics/files': { GET: metrics('FsFilesMetrics', filesMetrics) },
+  '/api/v1/metrics/pattern': { GET: metrics('Pattern', pattern) },
+  '/api/v1/metrics/backend': { GET: metrics('BackendMetrics', backendMetrics) },
+  '/api/v1/metrics/blobcache': { GET: metrics('BlobcacheMetrics', blobCacheMetrics) },
+  '/api/v1/metrics/inflight': {
+    GET: get('InflightMetrics', ({ daemon }) => {
+      const requests = inflight(daemon);
+      return requests.length === 0 ? DONE : ok(requests);
+    }),
+  },
+  '/api/v1/config': {
+    GET: get('Configure', ({ daemon }, { query }) => ok(daemon.images.settings(query.get('id')))),
+    PUT: withBody('Configure', ({ daemon }, { query, body }) => {
+      daemon.images.change(query.get('id'), parseObject(body));
+      return DONE;
+    }),
+  },
+  '/api/v2/blobs': {
+    GET: unsupported('GetBlobObjects', false, 'blob objects'),
+    PUT: unsupported('CreateBlobObject', true, 'blob objects'),
+    DELETE: unsupported('DeleteBlobObject', false, 'blob objects'),
+  },
+};

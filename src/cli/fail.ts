@@ -1,0 +1,52 @@
+/**
+ * How a command ends badly: one message on stderr that says what failed, on what, why, and what to do; never a stack.
+ * Exit codes (kata-contract 3.1): 0 done, 1 start-up or run-time error, 2 command-line error.
+ */
+import { writeSync } from 'node:fs';
+import { AppError, defineErrors, explain } from '../common/app-error.ts';
+
+export const EXIT_OK = 0;
+export const EXIT_FAILED = 1;
+export const EXIT_USAGE = 2;
+
+interface Facts {
+  USAGE: { command: string; text: string };
+}
+
+/** Errors of the command line itself; they end with exit code 2. */
+export const usageError = defineErrors<Facts>({
+  USAGE: { retryable: false, say: ({ command, text }) => `${text}. Try '${command} --help'` },
+});
+
+/** Prints to stdout. A reader that has gone away (`nydusd --help | head`) is no error. */
+export function print(text: string): void {
+  write(1, text);
+}
+
+/** Prints `command: message` to stderr. */
+export function complain(command: string, message: string): void {
+  write(2, `${command}: ${message}\n`);
+}
+
+/** Prints text as it is to stderr. */
+export function complainRaw(text: string): void {
+  write(2, text);
+}
+
+function write(fd: number, text: string): void {
+  try {
+    writeSync(fd, text);
+  } catch {
+    // Nobody reads: nothing more can be said to anybody.
+  }
+}
+
+/** Reports a thrown value and answers the exit code that belongs to it. */
+export function report(command: string, error: unknown): number {
+  if (error instanceof AppError && error.code === 'USAGE') {
+    complain(command, error.message.slice('USAGE: '.length));
+    return EXIT_USAGE;
+  }
+  complain(command, explain(error));
+  return EXIT_FAILED;
+}

@@ -1,0 +1,144 @@
+/**
+ * One daemon: its state, its device thread, its mounts. What the API and the command line steer.
+ *
+ *   INIT ──device thread ready, initial mount made, API bound──▶ RUNNING ──stop──▶ STOPPED
+ */
+import type { LogLevel } from '../common/log.ts';
+import { LOG_LEVELS } from '../common/log.ts';
+import type { TransportSpec } from '../virtiofs/control.ts';
+import { BUILD_INFO, type BuildInfo } from './build-info.ts';
+import { Device } from './device.ts';
+import { daemonError } from './errors.ts';
+import { Fetcher } from './fetcher.ts';
+import { LazyImages } from './images.ts';
+import type { LogWriter } from './log-writer.ts';
+import { mountPath } from './mount-path.ts';
+import { Mounts } from './mounts.ts';
+
+/** States of kata-contract 4.4. */
+export type DaemonState = 'INIT' | 'READY' | 'RUNNING' | 'STOPPED';
+
+export interface DaemonOptions {
+  id: string | null;
+  supervisor: string | null;
+  transport: TransportSpec;
+  logLevel: LogLevel;
+  /** Script of the device thread. */
+  workerEntry: string;
+  log: LogWriter;
+  /** The device thread ended by itself: nothing can be served any more. */
+  onDeviceGone: (reason: string) => void;
+}
+
+interface BackendInfo {
+  backend_type: 'Rafs' | 'PassthroughFs';
+  mountpoint: string;
+  mounted_time: string;
+  config: object | null;
+}
+
+/** `GET /api/v1/daemon`, kata-contract 4.4. */
+export interface DaemonInfo {
+  version: BuildInfo;
+  id: string | null;
+  supervisor: string | null;
+  state: DaemonState;
+  backend_collection: Record<string, BackendInfo> | null;
+}
+
+/** Room for the counters that the device thread writes and metrics read (`src/virtiofs/stats.ts`). */
+const STATS_BYTES = 4096;
+
+export class Daemon {
+  readonly log: LogWriter;
+  readonly mounts: Mounts;
+  readonly images: LazyImages;
+  readonly stats = new SharedArrayBuffer(STATS_BYTES);
+  state: DaemonState = 'INIT';
+  private readonly device: Device;
+
+  /** Starts the device thread at once; `ready` tells how that went. */
+  constructor(private readonly options: DaemonOptions) {
+    this.log = options.log;
+    this.images = new LazyImages(options.log);
+    const fetcher = new Fetcher(
+      (blob, chunks) => this.images.fetch(blob, chunks),
+      (message) => this.device.post(message),
+      options.log,
+    );
+    this.device = new Device(
+      options.workerEntry,
+      { transport: options.transport, logLevel: options.logLevel, stats: this.stats },
+      {
+        fetch: (request) => fetcher.fetch(request),
+        io: (request) => fetcher.io(request),
+        log: (level, text) => options.log.line(level, text),
+        session: (connected) =>
+          options.log.info(connected ? 'a VMM connected' : 'the VMM disconnected; listening again'),
+        released: (blobs) => this.images.release(blobs),
+        gone: options.onDeviceGone,
+      },
+    );
+    this.mounts = new Mounts(this.device, this.images);
+  }
+
+  /** Resolves when the vhost-user socket listens or the file system is mounted. @throws AppError TRANSPORT */
+  get ready(): Promise<void> {
+    return this.device.ready;
+  }
+
+  /** Both sockets are bound and the initial mount is made. */
+  run(): void {
+    this.state = 'RUNNING';
+  }
+
+  info(withBackends: boolean): DaemonInfo {
+    const backends: Record<string, BackendInfo> = {};
+    if (withBackends) {
+      for (const mount of this.mounts.list()) {
+        backends[mount.path] = {
+          backend_type: mount.kind,
+          mountpoint: mount.path,
+          mounted_time: mount.mountedTime,
+          config: mount.image?.shownConfig ?? null,
+        };
+      }
+    }
+    return {
+      version: BUILD_INFO,
+      id: this.options.id,
+      supervisor: this.options.supervisor,
+      state: this.state,
+      backend_collection: withBackends ? backends : null,
+    };
+  }
+
+  /** `GET /api/v1/daemon/backend`. @throws AppError MOUNT_UNKNOWN, MOUNT_NOT_RAFS */
+  superblockOf(where: string): object {
+    const path = mountPath(where);
+    const mount = this.mounts.get(path);
+    if (mount === undefined) throw daemonError('MOUNT_UNKNOWN', { path });
+    if (mount.image === null) throw daemonError('MOUNT_NOT_RAFS', { path });
+    return mount.image.superblock;
+  }
+
+  /** @throws AppError NOT_READY before RUNNING: mounts sent earlier would be lost */
+  demandRunning(): void {
+    if (this.state !== 'RUNNING') throw daemonError('NOT_READY', { state: this.state });
+  }
+
+  /** Sets the level of this thread and of the device thread; upstream's spelling `off` means errors only. */
+  setLogLevel(text: string): void {
+    const name = text.toLowerCase();
+    const level = name === 'off' ? 'error' : LOG_LEVELS.find((known) => known === name);
+    if (level === undefined) throw daemonError('LOG_LEVEL', { level: text.slice(0, 40) });
+    this.log.setLevel(level);
+    this.device.post({ type: 'log-level', level });
+  }
+
+  /** Stops the device thread: resolves when it has closed its sockets and left the kernel mount. */
+  async stop(): Promise<void> {
+    this.state = 'STOPPED';
+    await this.device.stop();
+  }
+}

@@ -1,0 +1,176 @@
+/**
+ * The main thread's end of one device thread: starts the worker, asks it things, hands on what it asks for.
+ *
+ * The device thread sleeps in a native wait and never runs its event loop, so every post is followed by a write to its
+ * eventfd. That eventfd is made over there (only that side has koffi loaded) and arrives with `ready`; what is posted
+ * earlier waits in the port.
+ */
+import { writeSync } from 'node:fs';
+import { Worker } from 'node:worker_threads';
+import { explain } from '../common/app-error.ts';
+import type { LogLevel } from '../common/log.ts';
+import type { DeviceThreadData, FromDevice, MemberSpec, ToDevice } from '../virtiofs/control.ts';
+import { daemonError } from './errors.ts';
+
+/** A mount that the device thread has not answered by then never will be: it is stuck, and the client has 30 s. */
+const ANSWER_MS_MAX = 20_000;
+
+/** eventfd_write(1): eight bytes, host order. */
+const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
+
+type Fetch = Extract<FromDevice, { type: 'fetch' }>;
+type Io = Extract<FromDevice, { type: 'io' }>;
+
+/** What the device thread wants from main. */
+export interface DeviceHandlers {
+  fetch(request: Fetch): void;
+  io(request: Io): void;
+  log(level: LogLevel, text: string): void;
+  session(connected: boolean): void;
+  /** Blobs that the device thread will not touch again. */
+  released(blobs: readonly number[]): void;
+  /** The thread ended although nobody asked it to. */
+  gone(reason: string): void;
+}
+
+export interface DeviceAnswer {
+  /** Blobs that the device thread will not touch again; more may follow as `released` when open files are closed. */
+  blobs: number[];
+}
+
+interface Waiter {
+  resolve(answer: DeviceAnswer): void;
+  reject(error: unknown): void;
+  timer: NodeJS.Timeout;
+}
+
+export class Device {
+  /** Resolves when the socket listens or the directory is mounted; rejects with TRANSPORT when that cannot be. */
+  readonly ready: Promise<void>;
+  private readonly worker: Worker;
+  private readonly waiters = new Map<number, Waiter>();
+  private wakeFd = -1;
+  private lastId = 0;
+  private stopping = false;
+  private dead = false;
+
+  /** @param entry script of the worker; it gets `data` as workerData */
+  constructor(
+    entry: string,
+    data: DeviceThreadData,
+    private readonly handlers: DeviceHandlers,
+  ) {
+    this.worker = new Worker(entry, { workerData: data, stdout: false, stderr: false });
+    this.ready = new Promise((resolve, reject) => {
+      this.worker.on('message', (message: FromDevice) => {
+        if (message.type === 'ready') {
+          this.wakeFd = message.wakeFd;
+          this.wake();
+          resolve();
+        } else if (message.type === 'failed') {
+          reject(daemonError('TRANSPORT', { reason: message.message }));
+        } else this.receive(message);
+      });
+      this.worker.on('error', (error) => {
+        reject(error);
+        this.ended(explain(error));
+      });
+      this.worker.on('exit', (code) => {
+        reject(daemonError('DEVICE_GONE', { reason: `exit code ${code}` }));
+        this.ended(`exit code ${code}`);
+      });
+    });
+    // Whoever awaits `ready` sees the rejection; a late one after `ready` resolved is no event at all.
+    this.ready.catch(() => {});
+  }
+
+  mount(path: string, member: MemberSpec): Promise<DeviceAnswer> {
+    return this.ask((id) => ({ type: 'mount', id, path, member }));
+  }
+
+  remount(path: string, member: MemberSpec): Promise<DeviceAnswer> {
+    return this.ask((id) => ({ type: 'remount', id, path, member }));
+  }
+
+  umount(path: string): Promise<DeviceAnswer> {
+    return this.ask((id) => ({ type: 'umount', id, path }));
+  }
+
+  /** Tells the thread to unmount, close its sockets and leave its loop. */
+  stop(): Promise<DeviceAnswer> {
+    this.stopping = true;
+    return this.ask((id) => ({ type: 'stop', id }));
+  }
+
+  /** Posts and wakes. */
+  post(message: ToDevice): void {
+    this.worker.postMessage(message);
+    this.wake();
+  }
+
+  private ask(build: (id: number) => ToDevice): Promise<DeviceAnswer> {
+    if (this.dead) return Promise.reject(daemonError('DEVICE_GONE', { reason: 'it ended earlier' }));
+    const id = ++this.lastId;
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.waiters.delete(id);
+        reject(daemonError('DEVICE_GONE', { reason: `no answer within ${ANSWER_MS_MAX / 1000} s` }));
+      }, ANSWER_MS_MAX);
+      this.waiters.set(id, { resolve, reject, timer });
+      this.post(build(id));
+    });
+  }
+
+  private receive(message: Exclude<FromDevice, { type: 'ready' | 'failed' }>): void {
+    switch (message.type) {
+      case 'answer':
+        this.answered(message);
+        break;
+      case 'fetch':
+        this.handlers.fetch(message);
+        break;
+      case 'io':
+        this.handlers.io(message);
+        break;
+      case 'log':
+        this.handlers.log(message.level, message.text);
+        break;
+      case 'session':
+        this.handlers.session(message.connected);
+        break;
+      case 'released':
+        this.handlers.released(message.blobs);
+        break;
+    }
+  }
+
+  private answered(message: Extract<FromDevice, { type: 'answer' }>): void {
+    const waiter = this.waiters.get(message.id);
+    if (waiter === undefined) return;
+    this.waiters.delete(message.id);
+    clearTimeout(waiter.timer);
+    if (message.error === null) waiter.resolve({ blobs: message.blobs ?? [] });
+    else waiter.reject(daemonError('DEVICE', { errno: message.error.errno, text: message.error.message }));
+  }
+
+  private ended(reason: string): void {
+    if (this.dead) return;
+    this.dead = true;
+    this.wakeFd = -1;
+    for (const waiter of this.waiters.values()) {
+      clearTimeout(waiter.timer);
+      waiter.reject(daemonError('DEVICE_GONE', { reason }));
+    }
+    this.waiters.clear();
+    if (!this.stopping) this.handlers.gone(reason);
+  }
+
+  private wake(): void {
+    if (this.wakeFd < 0) return;
+    try {
+      writeSync(this.wakeFd, ONE);
+    } catch {
+      // EAGAIN: the counter is full, so the thread is awake anyway. EBADF: it has closed it while stopping.
+    }
+  }
+}

@@ -1,0 +1,53 @@
+/**
+ * Answers the device thread's `fetch` and `io` requests: chunks come from the blob store, slow syscalls from Node's
+ * thread pool. Every ticket is answered exactly once, whatever fails.
+ */
+import { fdatasync, fsync } from 'node:fs';
+import { explain } from '../common/app-error.ts';
+import type { Logger } from '../common/log.ts';
+import type { WantedChunk } from '../storage/types.ts';
+import { errno } from '../sys/errno.ts';
+import type { FromDevice, ToDevice } from '../virtiofs/control.ts';
+
+/** Brings chunks of an open blob into the cache; 0 or -errno, or a rejection that is logged. */
+export type FetchChunks = (blob: number, chunks: readonly WantedChunk[]) => Promise<void>;
+
+export class Fetcher {
+  constructor(
+    private readonly fetchChunks: FetchChunks,
+    private readonly post: (message: ToDevice) => void,
+    private readonly log: Logger,
+  ) {}
+
+  fetch(request: Extract<FromDevice, { type: 'fetch' }>): void {
+    const { ticket } = request;
+    const answer = (result: number) => this.post({ type: 'fetched', ticket, result });
+    // The detour over a promise turns a synchronous throw into a rejection too.
+    Promise.resolve()
+      .then(() => this.fetchChunks(request.blob, request.chunks))
+      .then(
+        () => answer(0),
+        (error: unknown) => {
+          this.log.error(`fetch of ${request.chunks.length} chunks of blob ${request.blob} failed: ${explain(error)}`);
+          answer(-errnoFor(error));
+        },
+      );
+  }
+
+  io(request: Extract<FromDevice, { type: 'io' }>): void {
+    const { ticket } = request;
+    const done = (error: NodeJS.ErrnoException | null) =>
+      this.post({ type: 'io', ticket, result: error === null ? 0 : (error.errno ?? -errno.EIO) });
+    if (request.op === 'fsync') fsync(request.fd, done);
+    else fdatasync(request.fd, done);
+  }
+}
+
+/** What the guest sees for a failed fetch: a full disk is told apart, everything else is an I/O error. */
+function errnoFor(error: unknown): number {
+  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
+    const code = (cause as NodeJS.ErrnoException).code;
+    if (code === 'ENOSPC' || code === 'NO_SPACE') return errno.ENOSPC;
+  }
+  return errno.EIO;
+}

@@ -1,0 +1,172 @@
+/**
+ * The mount table as main knows it: what is mounted where, since when, with which configuration.
+ *
+ * Changes run one after another, in the order they were asked for; readers look at the table at any time and never
+ * wait. A change that fails leaves the table as it was.
+ */
+import { stat } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { AppError, explain } from '../common/app-error.ts';
+import type { MemberSpec } from '../virtiofs/control.ts';
+import type { DeviceAnswer } from './device.ts';
+import { daemonError } from './errors.ts';
+import { mountPath } from './mount-path.ts';
+
+/** What a client asks for: the members of the API's mount body (kata-contract 4.3). */
+export interface MountRequest {
+  source: string;
+  fsType: string;
+  config: string;
+  prefetchFiles: readonly string[] | null;
+}
+
+/** A RAFS image that is open on main's side. */
+export interface OpenedImage {
+  member: Extract<MemberSpec, { kind: 'rafs' }>;
+  /** Configuration in v2 shape without secrets, for DaemonInfo. */
+  shownConfig: object;
+  /** `device.id` of the configuration: the name of its cache metrics. */
+  configId: string;
+  /** Superblock members for `GET /daemon/backend`. */
+  superblock: object;
+}
+
+/** Where images come from and go to. */
+export interface Images {
+  /** Opens bootstrap and blobs; `config` is a text of kata-contract 3.3. */
+  open(path: string, bootstrap: string, config: string): Promise<OpenedImage>;
+  /** Takes back an image that the device thread refused: closes its bootstrap and its blobs. */
+  abandon(image: OpenedImage): void;
+  /** Closes blobs that the device thread will not touch again. */
+  release(blobs: readonly number[]): void;
+}
+
+/** The device thread as this table uses it. */
+export interface MountDevice {
+  mount(path: string, member: MemberSpec): Promise<DeviceAnswer>;
+  remount(path: string, member: MemberSpec): Promise<DeviceAnswer>;
+  umount(path: string): Promise<DeviceAnswer>;
+}
+
+export interface Mount {
+  path: string;
+  kind: 'Rafs' | 'PassthroughFs';
+  source: string;
+  /** UTC, in the shape upstream's nydusctl parses (kata-contract 4.4). */
+  mountedTime: string;
+  image: OpenedImage | null;
+}
+
+const PASSTHROUGH_NAMES: readonly string[] = ['passthrough_fs', 'passthroughfs', 'passthrough'];
+const RAFS_NAME = 'rafs';
+
+export class Mounts {
+  private readonly table = new Map<string, Mount>();
+  private tail: Promise<unknown> = Promise.resolve();
+
+  constructor(
+    private readonly device: MountDevice,
+    private readonly images: Images,
+  ) {}
+
+  /** Mounts in the order they were made. */
+  list(): IterableIterator<Mount> {
+    return this.table.values();
+  }
+
+  get(path: string): Mount | undefined {
+    return this.table.get(path);
+  }
+
+  /** @throws AppError MOUNT_PATH, FS_TYPE, MOUNT_EXISTS, MOUNT_FAILED, PREFETCH_LIST */
+  mount(where: string, request: MountRequest): Promise<void> {
+    const path = mountPath(where);
+    return this.inTurn(async () => {
+      const isRafs = checkRequest(request);
+      if (this.table.has(path)) throw daemonError('MOUNT_EXISTS', { path });
+      const image = isRafs ? await this.open(path, request) : null;
+      const member = image === null ? await passthrough(path, request.source) : image.member;
+      try {
+        await this.device.mount(path, member);
+      } catch (error) {
+        if (image !== null) this.images.abandon(image);
+        throw failed(path, request.source, error);
+      }
+      const kind = isRafs ? 'Rafs' : 'PassthroughFs';
+      this.table.set(path, { path, kind, source: request.source, mountedTime: timestamp(new Date()), image });
+    });
+  }
+
+  /** Swaps the image at `where`: open files keep the old one. @throws as mount, MOUNT_UNKNOWN, MOUNT_NOT_RAFS */
+  remount(where: string, request: MountRequest): Promise<void> {
+    const path = mountPath(where);
+    return this.inTurn(async () => {
+      const old = this.table.get(path);
+      if (old === undefined) throw daemonError('MOUNT_UNKNOWN', { path });
+      if (!checkRequest(request) || old.image === null) throw daemonError('MOUNT_NOT_RAFS', { path });
+      const image = await this.open(path, request);
+      try {
+        this.images.release((await this.device.remount(path, image.member)).blobs);
+      } catch (error) {
+        this.images.abandon(image);
+        throw failed(path, request.source, error);
+      }
+      this.table.set(path, { ...old, source: request.source, mountedTime: timestamp(new Date()), image });
+    });
+  }
+
+  /** @throws AppError MOUNT_PATH, MOUNT_UNKNOWN */
+  umount(where: string): Promise<void> {
+    const path = mountPath(where);
+    return this.inTurn(async () => {
+      if (!this.table.has(path)) throw daemonError('MOUNT_UNKNOWN', { path });
+      const answer = await this.device.umount(path);
+      this.table.delete(path);
+      this.images.release(answer.blobs);
+    });
+  }
+
+  private async open(path: string, request: MountRequest): Promise<OpenedImage> {
+    try {
+      return await this.images.open(path, request.source, request.config);
+    } catch (error) {
+      throw failed(path, request.source, error);
+    }
+  }
+
+  private inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.tail.then(work);
+    this.tail = turn.catch(() => {});
+    return turn;
+  }
+}
+
+/** True for RAFS, false for passthrough. */
+function checkRequest(request: MountRequest): boolean {
+  const isRafs = request.fsType === RAFS_NAME;
+  if (!isRafs && !PASSTHROUGH_NAMES.includes(request.fsType)) throw daemonError('FS_TYPE', { fsType: request.fsType });
+  const bad = request.prefetchFiles?.find((file) => !file.startsWith('/'));
+  if (bad !== undefined) throw daemonError('PREFETCH_LIST', { reason: `${JSON.stringify(bad)} is not absolute` });
+  return isRafs;
+}
+
+/** Settings of kata-contract 1.17: xattrs on, cache policy auto, writable. */
+async function passthrough(path: string, directory: string): Promise<MemberSpec> {
+  const source = resolve(directory);
+  try {
+    if (!(await stat(source)).isDirectory()) throw new Error('not a directory');
+  } catch (error) {
+    throw failed(path, directory, error);
+  }
+  return { kind: 'passthrough', source, cache: 'auto', readOnly: false, xattr: true };
+}
+
+function failed(path: string, source: string, error: unknown): Error {
+  if (error instanceof AppError && error.code === 'MOUNT_FAILED') return error;
+  return daemonError('MOUNT_FAILED', { path, source, reason: explain(error) }, error);
+}
+
+/** `2026-08-03 08:00:01.120 +00:00:00` */
+function timestamp(date: Date): string {
+  return `${date.toISOString().slice(0, 23).replace('T', ' ')} +00:00:00`;
+}

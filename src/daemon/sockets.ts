@@ -1,0 +1,56 @@
+/** Socket paths before they are bound: length, and what to do with a file left over from an earlier run. */
+import { lstatSync, type Stats, unlinkSync } from 'node:fs';
+import { connect } from 'node:net';
+import { codeOf } from '../common/app-error.ts';
+import { daemonError } from './errors.ts';
+
+/** sun_path has 108 bytes, the last for NUL. */
+export const SOCKET_PATH_BYTES_MAX = 107;
+/** A listener with a full backlog neither answers nor refuses; then it is alive. */
+const PROBE_MS = 1000;
+
+/**
+ * Makes `path` free for bind(2). A socket file that nobody answers on is a leftover and is removed (the Go runtime does
+ * not do it, kata-contract 1.3); anything else stays and is an error. Answers null where no waiting is needed, which is
+ * the normal case and costs one lstat.
+ * @throws AppError SOCKET_PATH, SOCKET_BUSY, SOCKET_NOT_A_SOCKET (also as rejection)
+ */
+export function clearSocketPath(path: string): Promise<void> | null {
+  const bytes = Buffer.byteLength(path);
+  if (bytes > SOCKET_PATH_BYTES_MAX) throw daemonError('SOCKET_PATH', { path, bytes });
+  let stats: Stats;
+  try {
+    stats = lstatSync(path);
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return null;
+    throw daemonError('SOCKET_BIND', { path, reason: codeOf(error) }, error);
+  }
+  if (!stats.isSocket()) throw daemonError('SOCKET_NOT_A_SOCKET', { path });
+  return probe(path).then((answers) => {
+    if (answers) throw daemonError('SOCKET_BUSY', { path });
+    removeSocket(path);
+  });
+}
+
+function probe(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    const done = (answers: boolean) => {
+      socket.destroy();
+      resolve(answers);
+    };
+    socket.setTimeout(PROBE_MS, () => done(true));
+    socket.once('connect', () => done(true));
+    // ECONNREFUSED: bound once, nobody listens. ENOENT: gone meanwhile. Anything else (EAGAIN: backlog full) is life.
+    socket.once('error', (error) => done(codeOf(error) !== 'ECONNREFUSED' && codeOf(error) !== 'ENOENT'));
+  });
+}
+
+/** Unlinks a socket file; one that is gone already is as good. */
+export function removeSocket(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if (codeOf(error) !== 'ENOENT') throw error;
+  }
+}
