@@ -19,7 +19,7 @@ export type Field =
   | 'sha256'
   | 'xattrs';
 
-/** What an image keeps. `links` is which names share one file; inode numbers and times below a second are not kept. */
+/** What every image keeps. `links` is which names share one file; inode numbers are not kept, nanoseconds not by all. */
 export const IMAGE_FIELDS: readonly Field[] = [
   'type',
   'mode',
@@ -56,6 +56,8 @@ export function differences(expected: Manifest, actual: Manifest, fields: readon
           field === 'links'
             ? [expectedLinks.get(path), actualLinks.get(path)]
             : [value(want, field), value(got, field)];
+        // Builders write time 0 for the root and readers show their own start instead.
+        if (path === '/' && field.startsWith('mtime')) continue;
         if (a !== null && a !== undefined && a !== b) lines.push(`${path}: ${field} is ${b}, expected ${a}`);
       }
     }

@@ -1,0 +1,74 @@
+/** Every v6 image of the fixtures, made by upstream's builder, shows exactly its expected tree; the rest say why not. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { GUEST_KINDS } from './assets.ts';
+import { assertSame, expectedTree, IMAGE_FIELDS } from './compare.ts';
+import { Daemon, rafsConfig } from './daemon.ts';
+import { BLOBS, type FixtureCase, fixtureCases } from './fixture-cases.ts';
+import { guestTest, runGuest } from './guest.ts';
+import { MOUNT_SHARE, script } from './in-guest.ts';
+import { guestManifest } from './manifest.ts';
+
+const CASE_TIMEOUT_MS = 120_000;
+
+const scratch = mkdtempSync(join(tmpdir(), 'nydus-fixtures-'));
+after(() => rmSync(scratch, { recursive: true, force: true }));
+
+const cases = fixtureCases();
+const readable = cases.filter((entry) => entry.slot === null);
+
+const configFor = (entry: FixtureCase, run: string, validate: boolean): object =>
+  rafsConfig({ type: 'localfs', dir: BLOBS }, join(scratch, run, entry.name), validate);
+
+test('the fixtures cover what they should', () => {
+  assert.ok(readable.length >= 12, `only ${readable.map((entry) => entry.name).join()} are checked`);
+});
+
+for (const validate of [true, false]) {
+  guestTest(`v6 images equal their trees, validation ${validate ? 'on' : 'off'}`, GUEST_KINDS, async (kind) => {
+    const daemon = await Daemon.start();
+    const run = `${kind}-${validate}`;
+    try {
+      for (const entry of readable) {
+        await daemon.mountImage(`/rafs/${entry.name}/lowerdir`, entry.bootstrap, configFor(entry, run, validate));
+      }
+      const { data } = await runGuest({
+        kind,
+        socket: daemon.sock,
+        caseTimeoutMs: CASE_TIMEOUT_MS,
+        script: script(
+          MOUNT_SHARE,
+          ...readable.map(({ name }) => ({ name, run: `manifest ${name} /share/rafs/${name}/lowerdir` })),
+        ),
+      });
+      for (const { name, expect } of readable) {
+        assertSame(expectedTree(expect), guestManifest(data, name), IMAGE_FIELDS, name);
+      }
+    } finally {
+      await daemon.stop();
+    }
+  });
+}
+
+test('an image that needs a slot not built yet is refused with the reason', async () => {
+  const daemon = await Daemon.start();
+  try {
+    for (const entry of cases.filter(({ slot }) => slot !== null)) {
+      const body = {
+        fs_type: 'rafs',
+        source: entry.bootstrap,
+        config: JSON.stringify(configFor(entry, 'slots', false)),
+      };
+      const answer = await daemon.request('POST', `/api/v1/mount?mountpoint=/rafs/${entry.name}/lowerdir`, body);
+      assert.equal(answer.status, 500, `${entry.name}: ${answer.status} ${answer.body}`);
+      const { code, message } = JSON.parse(answer.body) as { code: unknown; message: unknown };
+      assert.equal(typeof code, 'string');
+      assert.match(String(message), new RegExp(entry.slot!, 'i'), `${entry.name} names its slot`);
+    }
+  } finally {
+    await daemon.stop();
+  }
+});
