@@ -23,6 +23,7 @@ const cFchownat = bind('fchownat', 'int', ['int', 'ptr', 'uint', 'uint', 'int'])
 const cUtimensat = bind('utimensat', 'int', ['int', 'ptr', 'ptr', 'int']);
 const cFutimens = bind('futimens', 'int', ['int', 'ptr']);
 const cUmask = bind('umask', 'uint', ['uint']);
+const cUnshare = bind('unshare', 'int', ['int']);
 const cTruncate = bind('truncate', 'int', ['ptr', 'i64']);
 
 /** open(2) flags, x86-64 values (arm64 differs in O_DIRECTORY, O_NOFOLLOW, O_DIRECT: see `arch.ts` when it is supported). */
@@ -37,11 +38,13 @@ export const O = {
   TRUNC: 0o1000,
   APPEND: 0o2000,
   NONBLOCK: 0o4000,
+  DSYNC: 0o10000,
   DIRECT: 0o40000,
   DIRECTORY: 0o200000,
   NOFOLLOW: 0o400000,
   NOATIME: 0o1000000,
   CLOEXEC: 0o2000000,
+  SYNC: 0o4010000,
   PATH: 0o10000000,
   TMPFILE: 0o20200000,
 } as const;
@@ -51,6 +54,7 @@ export const AT = {
   SYMLINK_NOFOLLOW: 0x100,
   REMOVEDIR: 0x200,
   SYMLINK_FOLLOW: 0x400,
+  NO_AUTOMOUNT: 0x800,
   EMPTY_PATH: 0x1000,
 } as const;
 
@@ -173,4 +177,11 @@ export function truncate(name: number, sizeBytes: number): number {
 /** Process-wide umask; returns the old one. The daemon sets 0 at start. */
 export function umask(mask: number): number {
   return cUmask(mask & 0o777);
+}
+
+const CLONE_FS = 0x200;
+
+/** Gives the calling thread a umask and a working directory of its own (unshare(2) of CLONE_FS, needs no privilege). */
+export function unshareFs(): number {
+  return result(cUnshare(CLONE_FS));
 }
