@@ -1,12 +1,13 @@
 /** The main thread of `nydusd`: argv → plan → device thread and API → RUNNING. */
 import { readFileSync } from 'node:fs';
-import { ApiServer } from '../api/server.ts';
 import { explain } from '../common/app-error.ts';
 import { versionText } from '../daemon/build-info.ts';
 import { Daemon } from '../daemon/daemon.ts';
+import { applyFileLimit } from '../daemon/file-limit.ts';
 import { Life } from '../daemon/life.ts';
 import { LogWriter } from '../daemon/log-writer.ts';
-import { clearSocketPath } from '../daemon/sockets.ts';
+import { bindVmmSocket, clearSocketPath } from '../daemon/sockets.ts';
+import { isListening } from '../sys/socket.ts';
 import type { TransportSpec } from '../virtiofs/control.ts';
 import { parseArgs, renderHelp } from './command.ts';
 import { complain, complainRaw, EXIT_FAILED, EXIT_OK, EXIT_USAGE, print, report } from './fail.ts';
@@ -53,7 +54,7 @@ function planOrExit(argv: readonly string[]): Plan | null {
 }
 
 async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
-  const transport = await transportOf(plan);
+  const transport = await transportOf(plan, life);
   if (plan.apisock !== null) await clearSocketPath(plan.apisock);
   const daemon = new Daemon({
     id: plan.id,
@@ -66,26 +67,29 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
   });
   life.stops(daemon);
   for (const warning of plan.warnings) log.warn(warning);
-  const api =
-    plan.apisock === null ? null : new ApiServer({ daemon, exit: () => life.end(EXIT_OK, 'asked by the API') }, log);
-  if (api !== null) {
+  if (plan.apisock !== null) {
+    // Imported here, so that the worker boots while this thread loads Node's HTTP server.
+    const { ApiServer } = await import('../api/server.ts');
+    const api = new ApiServer({ daemon, exit: () => life.end(EXIT_OK, 'asked by the API') }, log);
     life.stops(api);
-    await api.listen(plan.apisock!);
-    life.ownsSocket(plan.apisock!);
+    await api.listen(plan.apisock);
+    life.ownsSocket(plan.apisock);
   }
-  await daemon.ready;
-  if (transport.kind === 'virtiofs' && transport.sock !== null) life.ownsSocket(transport.sock);
+  // A listening socket is enough to be RUNNING: a VMM that connects at once waits in its backlog, a mount in the port.
+  if (transport.kind === 'fuse' || plan.initial !== null) await daemon.ready;
+  else daemon.ready.catch((error) => life.end(EXIT_FAILED, explain(error)));
   if (plan.initial !== null) await mountInitial(daemon, plan.initial);
   daemon.run();
   log.info(`RUNNING as ${transport.kind} (pid ${process.pid}${plan.apisock === null ? ', no API' : ''})`);
-  setImmediate(() => void afterStart(plan, log, life));
+  await daemon.ready.catch(() => {});
+  applyNofile(plan, log);
 }
 
-async function transportOf({ mode }: Plan): Promise<TransportSpec> {
+/** Makes or takes over the socket of the VMM. koffi is loaded for it, and stays for the process's `_exit`. */
+async function transportOf({ mode }: Plan, life: Life): Promise<TransportSpec> {
   if (mode.kind === 'fuse') return mode;
   const { sock, tag, requestQueues } = mode;
   if (mode.fd !== null) {
-    const { isListening } = await import('../sys/socket.ts');
     const listening = isListening(mode.fd);
     if (listening < 0) throw new Error(`--fd ${mode.fd} is no socket`);
     return {
@@ -97,10 +101,10 @@ async function transportOf({ mode }: Plan): Promise<TransportSpec> {
       requestQueues,
     };
   }
-  // Where nothing is in the way (the normal case) no turn of the event loop is spent here.
-  const cleared = clearSocketPath(sock!);
-  if (cleared !== null) await cleared;
-  return { kind: 'virtiofs', sock, fd: -1, fdIs: 'listening', tag, requestQueues };
+  await clearSocketPath(sock!);
+  const fd = bindVmmSocket(sock!);
+  life.ownsSocket(sock!);
+  return { kind: 'virtiofs', sock, fd, fdIs: 'listening', tag, requestQueues };
 }
 
 async function mountInitial(daemon: Daemon, initial: NonNullable<Plan['initial']>): Promise<void> {
@@ -119,10 +123,7 @@ function readConfigFile(path: string): string {
 }
 
 /** What may wait until RUNNING was answered. */
-async function afterStart(plan: Plan, log: LogWriter, life: Life): Promise<void> {
-  await life.prepare();
-  if (plan.nofile.limit > 0) {
-    const { applyFileLimit } = await import('../daemon/file-limit.ts');
-    applyFileLimit(plan.nofile.limit, plan.nofile.asked, log);
-  }
+function applyNofile(plan: Plan, log: LogWriter): void {
+  if (plan.nofile.limit === 0) return;
+  applyFileLimit(plan.nofile.limit, plan.nofile.asked, log);
 }

@@ -2,21 +2,18 @@
  * The main thread's end of one device thread: starts the worker, asks it things, hands on what it asks for.
  *
  * The device thread sleeps in a native wait and never runs its event loop, so every post is followed by a write to its
- * eventfd. That eventfd is made over there (only that side has koffi loaded) and arrives with `ready`; what is posted
- * earlier waits in the port.
+ * eventfd.
  */
-import { writeSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { explain } from '../common/app-error.ts';
 import type { LogLevel } from '../common/log.ts';
+import { errnoText } from '../sys/errno.ts';
+import { eventfd, notify } from '../sys/wait.ts';
 import type { DeviceThreadData, FromDevice, MemberSpec, ToDevice } from '../virtiofs/control.ts';
 import { daemonError } from './errors.ts';
 
 /** A mount that the device thread has not answered by then never will be: it is stuck, and the client has 30 s. */
 const ANSWER_MS_MAX = 20_000;
-
-/** eventfd_write(1): eight bytes, host order. */
-const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
 
 type Fetch = Extract<FromDevice, { type: 'fetch' }>;
 type Io = Extract<FromDevice, { type: 'io' }>;
@@ -49,7 +46,7 @@ export class Device {
   readonly ready: Promise<void>;
   private readonly worker: Worker;
   private readonly waiters = new Map<number, Waiter>();
-  private wakeFd = -1;
+  private readonly wakeFd: number;
   private lastId = 0;
   private stopping = false;
   private dead = false;
@@ -57,17 +54,16 @@ export class Device {
   /** @param entry script of the worker; it gets `data` as workerData */
   constructor(
     entry: string,
-    data: DeviceThreadData,
+    data: Omit<DeviceThreadData, 'wakeFd'>,
     private readonly handlers: DeviceHandlers,
   ) {
-    this.worker = new Worker(entry, { workerData: data, stdout: false, stderr: false });
+    this.wakeFd = eventfd();
+    if (this.wakeFd < 0) throw daemonError('TRANSPORT', { reason: `eventfd: ${errnoText(this.wakeFd)}` });
+    this.worker = new Worker(entry, { workerData: { ...data, wakeFd: this.wakeFd } satisfies DeviceThreadData });
     this.ready = new Promise((resolve, reject) => {
       this.worker.on('message', (message: FromDevice) => {
-        if (message.type === 'ready') {
-          this.wakeFd = message.wakeFd;
-          this.wake();
-          resolve();
-        } else if (message.type === 'failed') {
+        if (message.type === 'ready') resolve();
+        else if (message.type === 'failed') {
           reject(daemonError('TRANSPORT', { reason: message.message }));
         } else this.receive(message);
       });
@@ -105,7 +101,7 @@ export class Device {
   /** Posts and wakes. */
   post(message: ToDevice): void {
     this.worker.postMessage(message);
-    this.wake();
+    notify(this.wakeFd);
   }
 
   private ask(build: (id: number) => ToDevice): Promise<DeviceAnswer> {
@@ -156,21 +152,11 @@ export class Device {
   private ended(reason: string): void {
     if (this.dead) return;
     this.dead = true;
-    this.wakeFd = -1;
     for (const waiter of this.waiters.values()) {
       clearTimeout(waiter.timer);
       waiter.reject(daemonError('DEVICE_GONE', { reason }));
     }
     this.waiters.clear();
     if (!this.stopping) this.handlers.gone(reason);
-  }
-
-  private wake(): void {
-    if (this.wakeFd < 0) return;
-    try {
-      writeSync(this.wakeFd, ONE);
-    } catch {
-      // EAGAIN: the counter is full, so the thread is awake anyway. EBADF: it has closed it while stopping.
-    }
   }
 }

@@ -9,6 +9,7 @@
  * clients that watch for a hang-up need (section 11: never half-close).
  */
 import { explain } from '../common/app-error.ts';
+import { exitNow } from '../sys/process.ts';
 import type { LogWriter } from './log-writer.ts';
 import { removeSocket } from './sockets.ts';
 
@@ -23,7 +24,6 @@ export class Life {
   private ending = false;
   private readonly sockets: string[] = [];
   private parts: Stoppable[] = [];
-  private exitNow: ((code: number) => never) | null = null;
 
   constructor(private readonly log: LogWriter) {}
 
@@ -37,12 +37,7 @@ export class Life {
     process.on('uncaughtException', (error) => this.log.error(`uncaught: ${withPlace(error)}`));
     process.on('unhandledRejection', (error) => this.log.error(`unhandled rejection: ${withPlace(error)}`));
     // Whoever calls process.exit would wait for the device thread for ever.
-    process.on('exit', (code) => this.exitNow?.(code));
-  }
-
-  /** Loads `_exit`. Off the start-up path: koffi costs 10 ms of it. */
-  async prepare(): Promise<void> {
-    this.exitNow = (await import('../sys/process.ts')).exitNow;
+    process.on('exit', (code) => exitNow(code));
   }
 
   /** A socket file we made: unlinked at the end. */
@@ -65,13 +60,11 @@ export class Life {
   }
 
   private async shutDown(code: number): Promise<void> {
-    const loaded = this.prepare().catch(() => {});
     const deadline = new Promise<void>((resolve) => setTimeout(resolve, STOP_MS_MAX));
     const stopped = Promise.all(
       this.parts.map((part) => part.stop().catch((error) => this.log.warn(`while stopping: ${explain(error)}`))),
     );
     await Promise.race([stopped, deadline]);
-    await loaded;
     for (const path of this.sockets) {
       try {
         removeSocket(path);
@@ -80,10 +73,7 @@ export class Life {
       }
     }
     this.log.close();
-    process.exitCode = code;
-    this.exitNow?.(code);
-    // Only without koffi: nothing better is left, and a hanging process is worse than a wrong code.
-    process.kill(process.pid, 'SIGKILL');
+    exitNow(code);
   }
 }
 

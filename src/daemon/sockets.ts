@@ -1,7 +1,8 @@
 /** Socket paths before they are bound: length, and what to do with a file left over from an earlier run. */
 import { lstatSync, type Stats, unlinkSync } from 'node:fs';
-import { connect } from 'node:net';
 import { codeOf } from '../common/app-error.ts';
+import { errnoText } from '../sys/errno.ts';
+import { listenUnix, SOCK } from '../sys/socket.ts';
 import { daemonError } from './errors.ts';
 
 /** sun_path has 108 bytes, the last for NUL. */
@@ -11,28 +12,26 @@ const PROBE_MS = 1000;
 
 /**
  * Makes `path` free for bind(2). A socket file that nobody answers on is a leftover and is removed (the Go runtime does
- * not do it, kata-contract 1.3); anything else stays and is an error. Answers null where no waiting is needed, which is
- * the normal case and costs one lstat.
- * @throws AppError SOCKET_PATH, SOCKET_BUSY, SOCKET_NOT_A_SOCKET (also as rejection)
+ * not do it, kata-contract 1.3); anything else stays and is an error.
+ * @throws AppError SOCKET_PATH, SOCKET_BUSY, SOCKET_NOT_A_SOCKET
  */
-export function clearSocketPath(path: string): Promise<void> | null {
+export async function clearSocketPath(path: string): Promise<void> {
   const bytes = Buffer.byteLength(path);
   if (bytes > SOCKET_PATH_BYTES_MAX) throw daemonError('SOCKET_PATH', { path, bytes });
   let stats: Stats;
   try {
     stats = lstatSync(path);
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return null;
+    if (codeOf(error) === 'ENOENT') return;
     throw daemonError('SOCKET_BIND', { path, reason: codeOf(error) }, error);
   }
   if (!stats.isSocket()) throw daemonError('SOCKET_NOT_A_SOCKET', { path });
-  return probe(path).then((answers) => {
-    if (answers) throw daemonError('SOCKET_BUSY', { path });
-    removeSocket(path);
-  });
+  if (await probe(path)) throw daemonError('SOCKET_BUSY', { path });
+  removeSocket(path);
 }
 
-function probe(path: string): Promise<boolean> {
+async function probe(path: string): Promise<boolean> {
+  const { connect } = await import('node:net');
   return new Promise((resolve) => {
     const socket = connect(path);
     const done = (answers: boolean) => {
@@ -53,4 +52,14 @@ export function removeSocket(path: string): void {
   } catch (error) {
     if (codeOf(error) !== 'ENOENT') throw error;
   }
+}
+
+/** One VMM at a time; the next waits here, and so does one that connects before the device thread is up. */
+const VMM_BACKLOG = 8;
+
+/** Binds the vhost-user socket. @returns the listening descriptor @throws AppError SOCKET_BIND */
+export function bindVmmSocket(path: string): number {
+  const fd = listenUnix(path, SOCK.STREAM, VMM_BACKLOG);
+  if (fd < 0) throw daemonError('SOCKET_BIND', { path, reason: errnoText(fd) });
+  return fd;
 }

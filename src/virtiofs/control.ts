@@ -13,7 +13,7 @@ export type { LogLevel };
 export type TransportSpec =
   | {
       kind: 'virtiofs';
-      /** Path to listen on, or null when `fd` is given. The device thread binds it (main would have to load koffi). */
+      /** Path to listen on, or null when `fd` is given. Bound by main before the worker starts: `fd`. */
       sock: string | null;
       /** A listening or already connected socket; who passed it says which. */
       fd: number;
@@ -33,6 +33,8 @@ export type TransportSpec =
 /** workerData of the device thread. */
 export interface DeviceThreadData {
   transport: TransportSpec;
+  /** eventfd main writes after posting. */
+  wakeFd: number;
   logLevel: LogLevel;
   stats: SharedArrayBuffer;
 }
@@ -77,8 +79,8 @@ export type ToDevice =
   | { type: 'stop'; id: number };
 
 export type FromDevice =
-  /** The transport works: listening, or mounted. `wakeFd` is the device thread's eventfd; main writes it after posting. */
-  | { type: 'ready'; wakeFd: number }
+  /** The transport works: listening, or mounted. */
+  | { type: 'ready' }
   /** The transport cannot work; the daemon reports and exits. */
   | { type: 'failed'; message: string }
   /**
