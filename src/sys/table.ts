@@ -7,7 +7,7 @@
  * No operation allocates, except that a view is made for each new segment. A slot is reused after `free` (last freed,
  * first reused); numbers that must never come again are taken from a Counter and kept in the record.
  */
-import { type Arena, ENTRY, type Entry, KIND, SEGMENT_WORDS } from './arena.ts';
+import { type Arena, arenaError, ENTRY, type Entry, KIND, SEGMENT_WORDS } from './arena.ts';
 
 /** Head word of a record in use; free ones hold the next free slot + 1. */
 const LIVE = 0xffff_ffff;
@@ -137,6 +137,32 @@ export class Table {
     }
     header[this.#at + ENTRY.FREE] = free;
     header[this.#at + ENTRY.COUNT] = count;
+  }
+
+  /** A copy of all records with their head words, slot by slot; for `restore`. Cold path. */
+  records(): Uint32Array {
+    const words = new Uint32Array(this.#header[this.#at + ENTRY.HIGH] * this.stride);
+    for (let i = 0; i < this.segments.length; i++) {
+      const from = i * (this.mask + 1) * this.stride;
+      const until = Math.min(words.length, from + (this.mask + 1) * this.stride);
+      if (until > from) words.set(this.segments[i].subarray(0, until - from), from);
+    }
+    return words;
+  }
+
+  /**
+   * Fills an empty table with `records()` of another one of the same shape, slots unchanged.
+   * @throws ARENA_FULL when memory is short
+   */
+  restore(words: Uint32Array): void {
+    const perSegment = (this.mask + 1) * this.stride;
+    for (let from = 0; from < words.length; from += perSegment) {
+      if (from / perSegment === this.segments.length && !this.#grow())
+        throw arenaError('ARENA_FULL', { what: 'record' });
+      this.segments[from / perSegment].set(words.subarray(from, from + perSegment));
+    }
+    this.#header[this.#at + ENTRY.HIGH] = words.length / this.stride;
+    this.recover();
   }
 
   #grow(): boolean {
