@@ -17,7 +17,7 @@ import { S } from './flags.ts';
 import { DEV_FUSE_POLICY, MAX_WRITE_BYTES } from './init.ts';
 import { OPS } from './opcodes.ts';
 import { type AsyncIo, PARKED, REPLY_BODY_BYTES_MAX, REQUEST_BYTES_MAX, type Request } from './request.ts';
-import { type Port, Session, type SessionLog } from './session.ts';
+import { type Port, REACH, Session, type SessionLog } from './session.ts';
 import { STAT, type Stats } from './stats.ts';
 import { IN_HEADER, IN_HEADER_BYTES, OUT_HEADER_BYTES } from './wire/layout.ts';
 
@@ -156,12 +156,16 @@ export class DevFuse implements Port {
     this.data = this.spare.pop() ?? new DataBuffer();
   }
 
+  reach(): number {
+    return this.fd >= 0 ? REACH.NOW : REACH.NEVER;
+  }
+
   restore(slot: number, request: Request): boolean {
     request.replySpace = REPLY_BODY_BYTES_MAX;
     if ((request.memory.u32[IN_HEADER.OPCODE] as number) === OPS.READ.op) {
       this.lendData(request, this.owned.get(slot) ?? this.data);
     }
-    return this.fd >= 0;
+    return true;
   }
 
   drop(slot: number): void {

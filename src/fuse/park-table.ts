@@ -24,6 +24,8 @@ export class ParkTable {
   private readonly pinned = new Uint8Array(PARKED_MAX);
   private readonly generation = new Float64Array(PARKED_MAX).fill(1);
   private readonly next = new Int16Array(PARKED_MAX);
+  /** Result of a completion that could not be sent yet; NaN: none. */
+  private readonly deferred = new Float64Array(PARKED_MAX).fill(Number.NaN);
   private free = 0;
   /** Slots in use. */
   count = 0;
@@ -46,6 +48,7 @@ export class ParkTable {
     this.resume[slot] = resume;
     this.attempts[slot] = Math.min(request.attempt, 255);
     this.pinned[slot] = pins ? 1 : 0;
+    this.deferred[slot] = Number.NaN;
     this.count++;
     return (this.generation[slot] as number) * PARKED_MAX + slot;
   }
@@ -55,6 +58,22 @@ export class ParkTable {
     const slot = ticket % PARKED_MAX;
     const generation = Math.floor(ticket / PARKED_MAX);
     return this.inUse(slot) && this.generation[slot] === generation ? slot : -1;
+  }
+
+  /** Keeps the result of a completion until the slot's queue runs again. The kernel is done with it: no longer pinned. */
+  defer(slot: number, result: number): void {
+    this.deferred[slot] = result;
+    this.pinned[slot] = 0;
+  }
+
+  isDeferred(slot: number): boolean {
+    return !Number.isNaN(this.deferred[slot]);
+  }
+
+  takeDeferred(slot: number): number {
+    const result = this.deferred[slot] as number;
+    this.deferred[slot] = Number.NaN;
+    return result;
   }
 
   inUse(slot: number): boolean {

@@ -25,13 +25,24 @@ import { IN_HEADER, IN_HEADER_BYTES, INIT_OUT_BYTES, OUT_HEADER, OUT_HEADER_BYTE
 export interface Port {
   /** Remembers the transport's part of the request being served under `slot`. */
   keep(slot: number, pins: boolean): void;
-  /** Brings it back into the request (`data`, `replySpace`). False: its queue is gone, nothing may be sent. */
+  /** Whether the slot's reply can be sent now: one of REACH. */
+  reach(slot: number): number;
+  /** Brings it back into the request (`data`, `replySpace`); only after `reach` said NOW. False: it cannot be answered any more. */
   restore(slot: number, request: Request): boolean;
   /** The slot's request is answered or dropped. */
   drop(slot: number): void;
   /** Sends the `bytes` of reply of a restored slot. */
   reply(slot: number, request: Request, bytes: number): void;
 }
+
+/** Answers of `Port.reach`. */
+export const REACH = {
+  NOW: 0,
+  /** The queue is stopped and may go on where it was: the result is kept until `resumeDeferred`. */
+  LATER: 1,
+  /** The queue or the VMM is gone: nothing may be sent, the request is forgotten. */
+  NEVER: 2,
+} as const;
 
 export type SessionLog = (level: 'error' | 'warn' | 'info', text: string) => void;
 
@@ -200,6 +211,16 @@ export class Session implements Parking, SessionOps {
   }
 
   private answer(slot: number, result: number): void {
+    const reach = this.port.reach(slot);
+    if (reach === REACH.LATER) {
+      this.parked.defer(slot, result);
+      return;
+    }
+    if (reach === REACH.NEVER) {
+      this.release(slot);
+      this.stats.add(STAT.droppedReplies, 1);
+      return;
+    }
     const request = this.request;
     const resume = this.parked.resumeOf(slot);
     this.parked.restore(slot, request);
@@ -228,6 +249,13 @@ export class Session implements Parking, SessionOps {
     }
     this.port.reply(slot, request, bytes);
     this.release(slot);
+  }
+
+  /** Answers what was completed while its queue was stopped. */
+  resumeDeferred(): void {
+    for (let slot = 0; slot < PARKED_MAX && this.parked.count > 0; slot++) {
+      if (this.parked.inUse(slot) && this.parked.isDeferred(slot)) this.answer(slot, this.parked.takeDeferred(slot));
+    }
   }
 
   private release(slot: number): void {
