@@ -47,8 +47,8 @@ export const REACH = {
 export type SessionLog = (level: 'error' | 'warn' | 'info', text: string) => void;
 
 const ERROR_MIN = -511;
-/** Highest bytes of a request's fixed part; a row's decoder may rely on them. */
-const UNKNOWN_OPS_LOGGED_MAX = 16;
+/** Lines per session about one kind of bad request: a hostile guest must not fill the log. */
+const LINES_MAX = 16;
 
 export class Session implements Parking, SessionOps {
   readonly request = new Request();
@@ -56,6 +56,7 @@ export class Session implements Parking, SessionOps {
   /** Set while tracing: one line per request and reply. */
   trace: Trace | null = null;
   private unknownLogged = 0;
+  private badLogged = 0;
 
   constructor(
     readonly fs: FileSystem,
@@ -79,12 +80,12 @@ export class Session implements Parking, SessionOps {
    * `request.data` already); 0 when there is none; PARKED.
    */
   handle(): number {
-    this.request.attempt = 0;
-    const words = this.request.memory.u32;
     const request = this.request;
-    if (request.bytes < IN_HEADER_BYTES) return this.malformed('shorter than its header');
+    const words = request.memory.u32;
+    request.attempt = 0;
     request.uniqueLow = words[IN_HEADER.UNIQUE] as number;
     request.uniqueHigh = words[IN_HEADER.UNIQUE + 1] as number;
+    if (request.bytes < IN_HEADER_BYTES) return this.malformed();
     request.opcode = words[IN_HEADER.OPCODE] as number;
     return this.run();
   }
@@ -164,17 +165,15 @@ export class Session implements Parking, SessionOps {
     return OUT_HEADER_BYTES;
   }
 
-  private malformed(what: string): number {
+  private malformed(): number {
     this.stats.add(STAT.badRequests, 1);
-    this.log('warn', `guest sent a request ${what}: answered EINVAL`);
-    this.request.uniqueLow = this.request.uniqueHigh = 0;
+    if (this.badLogged++ < LINES_MAX) this.log('warn', 'guest sent a request whose length cannot be: answered EINVAL');
     return this.putError(-errno.EINVAL);
   }
 
   private unknown(op: number): number {
     this.stats.add(STAT.unknownOpcodes, 1);
-    if (this.unknownLogged++ < UNKNOWN_OPS_LOGGED_MAX)
-      this.log('warn', `guest sent unknown opcode ${op}: answered ENOSYS`);
+    if (this.unknownLogged++ < LINES_MAX) this.log('warn', `guest sent unknown opcode ${op}: answered ENOSYS`);
     return this.putError(-errno.ENOSYS);
   }
 

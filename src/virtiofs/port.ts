@@ -106,7 +106,7 @@ export class VirtioPort implements Port {
     }
     const space = walker.writeTotal - OUT_HEADER_BYTES;
     if (bytes < IN_HEADER_BYTES || bytes > walker.readTotal) bytes = 0; // a length that lies: malformed, answered EINVAL
-    request.replySpace = space > REPLY_BODY_BYTES_MAX ? REPLY_BODY_BYTES_MAX : space;
+    request.replySpace = Math.min(space, REPLY_BODY_BYTES_MAX);
     if (opcode === OPS.WRITE.op && bytes > WRITE_ARGS_END) {
       request.data.set(walker.readAddress, walker.readBytes, 0, walker.readCount, WRITE_ARGS_END, bytes);
       bytes = WRITE_ARGS_END;
@@ -129,7 +129,7 @@ export class VirtioPort implements Port {
     const reply = this.session.handle();
     if (reply === PARKED) return;
     if (reply > 0) this.copyOut(request, reply, walker.writeAddress, walker.writeBytes, walker.writeCount);
-    ring.complete(head, reply);
+    ring.complete(head, reply <= walker.writeTotal ? reply : 0);
     queue.dirty = true;
   }
 
@@ -142,7 +142,7 @@ export class VirtioPort implements Port {
       const end = start + length;
       if (end > from) {
         const skip = from > start ? from - start : 0;
-        const take = (end < to ? end : to) - start - skip;
+        const take = Math.min(end, to) - start - skip;
         this.fromGuest(request, (readAddress[i] as number) + skip, start + skip, take);
       }
       start = end;
@@ -176,7 +176,7 @@ export class VirtioPort implements Port {
     for (let i = 0; i < count && done < total; i++) {
       const left = total - done;
       const room = length[i] as number;
-      const take = room < left ? room : left;
+      const take = Math.min(room, left);
       this.toGuest(request, address[i] as number, done, take);
       done += take;
     }

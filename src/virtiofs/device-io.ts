@@ -1,0 +1,70 @@
+/**
+ * Slow syscalls of the device thread: io_uring where the kernel allows it, the main thread's `fs.*` where it does not.
+ * The ring is set up at the first use: most daemons of read-only pods never need it.
+ */
+
+import type { AsyncIo } from '../fuse/request.ts';
+import { fill, IOVECS, lastFilledBytes, type Segments } from '../fuse/segments.ts';
+import { errno } from '../sys/errno.ts';
+import { Uring, uringRefusal } from '../sys/uring.ts';
+import type { FromDevice } from './control.ts';
+
+export class DeviceIo implements AsyncIo {
+  private ring: Uring | null = null;
+  private refused = false;
+
+  /**
+   * @param eventFd signalled by the kernel when something is done; the loop then calls `reap`
+   * @param post sends to the main thread
+   * @param complete is told each ticket and its result
+   */
+  constructor(
+    private readonly eventFd: number,
+    private readonly post: (message: FromDevice) => void,
+    private readonly log: (level: 'warn' | 'info', text: string) => void,
+    private readonly complete: (ticket: number, result: number) => void,
+  ) {}
+
+  private uring(): Uring | null {
+    if (this.ring !== null || this.refused) return this.ring;
+    const made = Uring.create(this.eventFd);
+    if (typeof made === 'number') {
+      this.refused = true;
+      this.log('info', `${uringRefusal(made)}: the main thread does fsync, and reads may block`);
+      return null;
+    }
+    this.ring = made;
+    return made;
+  }
+
+  fsync(fd: number, dataOnly: boolean, ticket: number): number {
+    const ring = this.uring();
+    if (ring !== null && ring.fsync(fd, dataOnly, ticket) === 0) return 0;
+    this.post({ type: 'io', ticket, op: dataOnly ? 'fdatasync' : 'fsync', fd });
+    return 0;
+  }
+
+  syncfs(fd: number, ticket: number): number {
+    this.post({ type: 'io', ticket, op: 'syncfs', fd });
+    return 0;
+  }
+
+  read(fd: number, data: Segments, bytes: number, offset: number, ticket: number): number {
+    const ring = this.uring();
+    if (ring === null) return -errno.EOPNOTSUPP;
+    const count = fill(data, 0, bytes);
+    // A read the iovecs do not cover would come back short, which a guest takes for end of file.
+    if (count === 0 || lastFilledBytes() < Math.min(bytes, data.bytes)) return -errno.EOPNOTSUPP;
+    return ring.readv(fd, IOVECS, count, offset, ticket) === 0 ? 0 : -errno.EOPNOTSUPP;
+  }
+
+  /** Hands out what the kernel finished. */
+  reap(): void {
+    this.ring?.reap(this.complete);
+  }
+
+  /** Operations the kernel still works on. */
+  get inFlight(): number {
+    return this.ring?.inFlight ?? 0;
+  }
+}
