@@ -32,6 +32,32 @@ const LIBRARIES = { vhost: 'src/vhost/index.ts' };
 /** Loaded from node_modules at run time: prebuilt binaries, and what is big and needed late. */
 const EXTERNAL = ['koffi', 'zstd-napi', 'undici'];
 
+/**
+ * koffi's own loader spends 7 of its 10 ms on finding out which C library this is. The launchers are made for the Node
+ * that runs now, so the answer is put into the bundle; its loader stays the way when the binary moved.
+ */
+const koffiDirect = {
+  name: 'koffi-direct',
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^koffi$/ }, ({ namespace }) =>
+      namespace === 'direct' ? { path: 'koffi', external: true } : { path: 'koffi', namespace: 'direct' },
+    );
+    onResolve({ filter: /\.node$/, namespace: 'direct' }, ({ path }) => ({ path, external: true }));
+    onLoad({ filter: /.*/, namespace: 'direct' }, () => ({
+      contents: `let direct;
+try { direct = require(${JSON.stringify(koffiBinary())}); } catch {}
+module.exports = direct?.load === undefined ? require('koffi') : direct;`,
+    }));
+  },
+};
+
+/** koffi's prebuilt binary for this machine as seen from dist/; one that does not exist when it cannot be told. */
+function koffiBinary() {
+  const isGlibc = process.report.getReport().header.glibcVersionRuntime !== undefined;
+  const name = `@koromix/koffi-linux-${process.arch}`;
+  return `../node_modules/${name}/${isGlibc ? 'linux' : 'musl'}_${process.arch}/koffi.node`;
+}
+
 const packageJson = JSON.parse(readFileSync(at('package.json'), 'utf8'));
 const node = process.execPath;
 
@@ -71,6 +97,7 @@ await build({
   outdir: 'dist',
   outExtension: { '.js': '.cjs' },
   format: 'cjs',
+  plugins: [koffiDirect],
   define: { NYDUSD_BUILD: JSON.stringify(buildInfo) },
 });
 for (const [name, entry] of Object.entries(LIBRARIES)) {
