@@ -7,6 +7,7 @@ import type { AsyncIo } from '../fuse/request.ts';
 import { fill, IOVECS, lastFilledBytes, type Segments } from '../fuse/segments.ts';
 import { errno } from '../sys/errno.ts';
 import { Uring, uringRefusal } from '../sys/uring.ts';
+import { drain, POLL, pollOne } from '../sys/wait.ts';
 import type { FromDevice } from './control.ts';
 
 export class DeviceIo implements AsyncIo {
@@ -61,6 +62,21 @@ export class DeviceIo implements AsyncIo {
   /** Hands out what the kernel finished. */
   reap(): void {
     this.ring?.reap(this.complete);
+  }
+
+  /**
+   * Waits for operations under way, at most `waitMs`: before a ring stops, so that the kernel does not write to a guest
+   * that was told nobody writes any more. Operations on a stuck disk stay behind; their regions stay pinned.
+   */
+  settle(waitMs: number): void {
+    const until = performance.now() + waitMs;
+    while (this.inFlight > 0) {
+      this.reap();
+      const leftMs = Math.ceil(until - performance.now());
+      if (this.inFlight === 0 || leftMs <= 0) return;
+      pollOne(this.eventFd, POLL.IN, leftMs);
+      drain(this.eventFd);
+    }
   }
 
   /** Operations the kernel still works on. */
