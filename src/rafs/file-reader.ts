@@ -1,0 +1,161 @@
+/**
+ * READ of an image's file: from the chunk list to the guest's pages.
+ *
+ * Two passes over the chunks of the range. The first validates each and tests its bit; if one is missing the read is
+ * parked and the missing chunks of one blob are asked for (several blobs: one after the other). The second merges
+ * neighbours that lie side by side in one cache file into runs, each read by one preadv.
+ */
+import type { ReadArgs } from '../fuse/args.ts';
+import { S } from '../fuse/flags.ts';
+import { PARKED, RESUME, type Request } from '../fuse/request.ts';
+import { readInto, zero } from '../fuse/segments.ts';
+import type { BlobHandle, WantedChunk } from '../storage/types.ts';
+import { errno, errnoName } from '../sys/errno.ts';
+import { ChunkRecord, HOLE, type InodeRecord, type Metadata } from './metadata.ts';
+import type { Nodes } from './nodes.ts';
+import type { RafsOptions } from './rafs-options.ts';
+
+/** Runs of one read beyond one per blob: a fetch that succeeds and leaves its bits clear is not asked for ever. */
+const SPARE_ATTEMPTS = 3;
+const BLOCK_BYTES = 4096;
+
+export class FileReader {
+  private readonly ready: Uint8Array[];
+  private readonly blobs: readonly BlobHandle[];
+  private readonly fetch: RafsOptions['fetch'];
+  private readonly chunk = new ChunkRecord();
+
+  constructor(
+    private readonly metadata: Metadata,
+    private readonly nodes: Nodes,
+    options: RafsOptions,
+  ) {
+    this.blobs = options.blobs;
+    this.fetch = options.fetch;
+    this.ready = options.blobs.map((blob) => new Uint8Array(blob.ready));
+  }
+
+  /** Serves READ of the loaded `file`: bytes in request.data (short at end of file), -errno, or PARKED. */
+  read(request: Request, args: ReadArgs, file: InodeRecord): number {
+    const type = file.mode & S.IFMT;
+    if (type !== S.IFREG) return type === S.IFDIR ? -errno.EISDIR : -errno.EINVAL;
+    const { offset } = args;
+    if (offset < 0) return -errno.EINVAL;
+    if (offset >= file.size) return 0;
+    const bytes = Math.min(args.size, request.data.bytes, file.size - offset);
+    if (bytes === 0) return 0;
+    const missing = this.firstMissing(file, offset, bytes);
+    if (missing < 0) return missing;
+    return missing === 0
+      ? this.copy(request, file, offset, bytes)
+      : this.park(request, file, offset, bytes, missing - 1);
+  }
+
+  /** 0 when all chunks of the range are in the cache, 1 + the blob of the first that is not, or -EIO. */
+  private firstMissing(file: InodeRecord, offset: number, bytes: number): number {
+    const { chunkSize } = this.metadata;
+    const end = Math.ceil((offset + bytes) / chunkSize);
+    for (let k = Math.floor(offset / chunkSize); k < end; k++) {
+      const loaded = this.loadChunk(file, k);
+      if (loaded < 0) return loaded;
+      if (!this.isReady()) return this.chunk.blob + 1;
+    }
+    return 0;
+  }
+
+  /** Loads chunk `k` and checks it against its blob: 0 or -EIO. */
+  private loadChunk(file: InodeRecord, k: number): number {
+    const { chunk } = this;
+    const found = this.metadata.chunk(file, k, chunk);
+    if (found < 0) return this.nodes.failed(found, file.node);
+    if (chunk.offset === HOLE) return 0;
+    const blob = this.blobs[chunk.blob];
+    if (chunk.index >= blob.chunkCount) return this.nodes.refused(file.node, `chunk ${k}: no such chunk in its blob`);
+    const blobEnd = Math.ceil(blob.uncompressedSize / BLOCK_BYTES) * BLOCK_BYTES;
+    if (chunk.offset + this.used(file, k) > blobEnd)
+      return this.nodes.refused(file.node, `chunk ${k}: outside its blob`);
+    return 0;
+  }
+
+  /** Bytes of chunk `k` that the file uses. */
+  private used(file: InodeRecord, k: number): number {
+    return Math.min(this.metadata.chunkSize, file.size - k * this.metadata.chunkSize);
+  }
+
+  private isReady(): boolean {
+    const { chunk } = this;
+    if (chunk.offset === HOLE) return true;
+    const bits = Atomics.load(this.ready[chunk.blob], chunk.index >>> 3);
+    return (bits & (0x80 >>> (chunk.index & 7))) !== 0;
+  }
+
+  private copy(request: Request, file: InodeRecord, offset: number, bytes: number): number {
+    const { chunk } = this;
+    const { chunkSize } = this.metadata;
+    let blob = 0;
+    let from = HOLE;
+    let run = 0;
+    let done = 0;
+    while (done + run < bytes) {
+      const position = offset + done + run;
+      const k = Math.floor(position / chunkSize);
+      const inside = position - k * chunkSize;
+      const take = Math.min(chunkSize - inside, bytes - done - run);
+      const loaded = this.loadChunk(file, k);
+      if (loaded < 0) return loaded;
+      const start = chunk.offset === HOLE ? HOLE : chunk.offset + inside;
+      const follows = start === HOLE ? from === HOLE : from !== HOLE && chunk.blob === blob && start === from + run;
+      if (run > 0 && !follows) {
+        const moved = this.move(request, file, done, run, blob, from);
+        if (moved < 0) return moved;
+        done += run;
+        run = 0;
+      }
+      if (run === 0) {
+        blob = chunk.blob;
+        from = start;
+      }
+      run += take;
+    }
+    const moved = this.move(request, file, done, run, blob, from);
+    return moved < 0 ? moved : bytes;
+  }
+
+  /** Moves one run into the guest's pages: 0 or -errno. Less than the run is an error: somebody cut the cache file. */
+  private move(request: Request, file: InodeRecord, skip: number, bytes: number, blob: number, from: number): number {
+    if (from === HOLE) {
+      const zeroed = zero(request.data, skip, bytes);
+      return Math.min(zeroed, 0);
+    }
+    const n = readInto(request.data, skip, bytes, this.blobs[blob].dataFd, from, 0);
+    if (n === bytes) return 0;
+    const why = n < 0 ? errnoName(n) : 'it is shorter than its chunk map says';
+    return this.nodes.refused(file.node, `cache file of blob ${blob} cannot be read at ${from}: ${why}`);
+  }
+
+  /** Parks the read and asks for its missing chunks of blob `blob`. */
+  private park(request: Request, file: InodeRecord, offset: number, bytes: number, blob: number): number {
+    if (request.attempt >= this.blobs.length + SPARE_ATTEMPTS) {
+      return this.nodes.refused(file.node, `chunks of blob ${blob} are not in the cache although they were fetched`);
+    }
+    const chunks = this.missing(file, offset, bytes, blob);
+    const ticket = request.parking.park(RESUME.RERUN, false);
+    if (ticket === 0) return -errno.EBUSY;
+    this.fetch(ticket, this.blobs[blob].handle, chunks);
+    return PARKED;
+  }
+
+  /** The missing chunks of one blob, each once: files of zeros name one chunk many times. */
+  private missing(file: InodeRecord, offset: number, bytes: number, blob: number): WantedChunk[] {
+    const { chunk } = this;
+    const { chunkSize } = this.metadata;
+    const wanted = new Map<number, WantedChunk>();
+    const end = Math.ceil((offset + bytes) / chunkSize);
+    for (let k = Math.floor(offset / chunkSize); k < end; k++) {
+      if (this.loadChunk(file, k) < 0 || chunk.blob !== blob || this.isReady()) continue;
+      const used = Math.max(this.used(file, k), wanted.get(chunk.index)?.bytes ?? 0);
+      wanted.set(chunk.index, { chunkIndex: chunk.index, uncompressedOffset: chunk.offset, bytes: used });
+    }
+    return [...wanted.values()];
+  }
+}

@@ -1,0 +1,43 @@
+/** What mounting an image on the device thread takes, and the mount itself: one page read, nothing walked. */
+import type { Logger } from '../common/log.ts';
+import type { BlobHandle, WantedChunk } from '../storage/types.ts';
+import { lseek, pread, SEEK } from '../sys/io.ts';
+import { NativeMemory } from '../sys/native-memory.ts';
+import { rafsError } from './errors.ts';
+import type { Metadata } from './metadata.ts';
+import { type PageCache, threadPageCache } from './page-cache.ts';
+import { V6Metadata } from './v6/reader.ts';
+import { HEAD_BYTES, readGeometry } from './v6/superblock.ts';
+
+export interface RafsOptions {
+  /** Owned from now on: closed by `destroy`. */
+  bootstrapFd: number;
+  /** Path of the bootstrap, for messages. */
+  label: string;
+  /** In blob-table order. */
+  blobs: readonly BlobHandle[];
+  /** Asks for chunks of one blob; the ticket is completed with 0 or -errno, and the read runs again. */
+  fetch: (ticket: number, blobHandle: number, chunks: WantedChunk[]) => void;
+  log: Logger;
+  /** The thread's own unless a test wants a small one. */
+  cache?: PageCache;
+}
+
+/** Reads and checks the superblocks again on this thread: the file is the same, the trust is not. @throws BROKEN, OPEN */
+export function mountMetadata(options: RafsOptions): Metadata {
+  const { bootstrapFd, label } = options;
+  const fileBytes = lseek(bootstrapFd, 0, SEEK.END);
+  const head = new NativeMemory(HEAD_BYTES);
+  try {
+    const n = pread(bootstrapFd, head.address, HEAD_BYTES, 0);
+    if (n !== HEAD_BYTES) throw rafsError('BROKEN', { path: label, rule: 'the first block cannot be read' });
+    const geometry = readGeometry(head.view, fileBytes);
+    if (typeof geometry === 'string') throw rafsError('BROKEN', { path: label, rule: geometry });
+    if (geometry.blobCount !== options.blobs.length) {
+      throw rafsError('BROKEN', { path: label, rule: `${geometry.blobCount} blobs, opened ${options.blobs.length}` });
+    }
+    return new V6Metadata(options.cache ?? threadPageCache(), bootstrapFd, geometry);
+  } finally {
+    head.free();
+  }
+}

@@ -1,0 +1,64 @@
+/** The v6 reader: `Metadata` on top of the files of this folder. Mounting reads one page, whatever the image holds. */
+import type { ChunkRecord, EntryRecord, InodeRecord, Metadata, Span } from '../metadata.ts';
+import type { PageCache } from '../page-cache.ts';
+import { chunkAt } from './chunks.ts';
+import { entryAt, findEntry } from './directory.ts';
+import { V6Image } from './image.ts';
+import { loadInode, symlinkTarget } from './inode.ts';
+import type { Geometry } from './superblock.ts';
+import { xattrArea } from './xattr.ts';
+
+export class V6Metadata implements Metadata {
+  readonly root: number;
+  readonly names: number;
+  readonly fileBytes: number;
+  readonly chunkSize: number;
+  readonly blobCount: number;
+  readonly explicitIds: boolean;
+  readonly nameBytes: Uint8Array;
+  private readonly image: V6Image;
+
+  /** @param geometry of `readGeometry`, for the file open as `fd` */
+  constructor(cache: PageCache, fd: number, geometry: Geometry) {
+    this.image = new V6Image(cache, fd, geometry);
+    this.root = geometry.rootNid;
+    this.names = geometry.names;
+    this.fileBytes = geometry.fileBytes;
+    this.chunkSize = geometry.chunkSize;
+    this.blobCount = geometry.blobCount;
+    this.explicitIds = geometry.explicitIds;
+    this.nameBytes = cache.memory.u8;
+  }
+
+  get broken(): string {
+    return this.image.broken;
+  }
+
+  load(node: number, into: InodeRecord): number {
+    return loadInode(this.image, node, into);
+  }
+
+  find(dir: InodeRecord, names: Uint8Array, at: number, bytes: number, into: EntryRecord): number {
+    return findEntry(this.image, dir, names, at, bytes, into);
+  }
+
+  entryAt(dir: InodeRecord, cookie: number, into: EntryRecord): number {
+    return entryAt(this.image, dir, cookie, into);
+  }
+
+  target(link: InodeRecord, into: Span): number {
+    return symlinkTarget(this.image, link, into);
+  }
+
+  chunk(file: InodeRecord, k: number, into: ChunkRecord): number {
+    return chunkAt(this.image, file, k, into);
+  }
+
+  xattrs(inode: InodeRecord, into: Span): number {
+    return xattrArea(this.image, inode, into);
+  }
+
+  close(): void {
+    this.image.close();
+  }
+}
