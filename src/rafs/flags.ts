@@ -9,6 +9,8 @@ export const CHUNK_SIZE_MIN = 0x1000;
 export const CHUNK_SIZE_MAX = 0x100_0000;
 export const BOOTSTRAP_BYTES_MAX = 0x8000_0000;
 export const NAME_BYTES_MAX = 255;
+/** Readers accept 1 << 24 chunks in a blob; writers never hand out index 0xffffff. */
+export const BUILDER_CHUNKS_MAX = 0xff_ffff;
 
 /** 0.3 */
 export const FLAG = {

@@ -1,0 +1,73 @@
+/**
+ * Cuts files into chunks, finds those that are there already, and passes new ones on to be compressed and written
+ * (rafs-format 3.2). Chunk k of a file is bytes k * chunkSize up to the next multiple or the end; its number in the blob
+ * is the order of first appearance.
+ */
+import { alignUp } from '../common/u64.ts';
+import { BLOCK_BYTES, UNCOMPRESSED_BLOB_BYTES_MAX } from '../storage/blob-layout.ts';
+import { crc32c, DIGESTS } from '../storage/digests.ts';
+import type { Digester } from '../storage/types.ts';
+import { ChunkRefs, ChunkStore } from './chunk-store.ts';
+import type { CompressPipe } from './compress-pipe.ts';
+import { imageError } from './errors.ts';
+import { type FileContent, shown } from './source.ts';
+import type { TreeNode } from './tree.ts';
+
+export class Chunker {
+  readonly store = new ChunkStore();
+  readonly refs = new ChunkRefs();
+  /** End of the last chunk, rounded up to blocks: the blob's uncompressed size. */
+  uncompressedBytes = 0;
+  readonly #digest: (bytes: Uint8Array) => Uint8Array;
+  /** Chunk number of an all-zero chunk by size, so that holes are neither read nor digested again. */
+  readonly #zeros = new Map<number, number>();
+
+  constructor(
+    readonly chunkSize: number,
+    digester: Digester,
+    readonly pipe: CompressPipe,
+  ) {
+    this.#digest = DIGESTS[digester].digest;
+  }
+
+  /** Adds the whole content of a regular file; sets the node's chunk list. */
+  addFile(node: TreeNode, content: FileContent): void {
+    node.firstRef = this.refs.count;
+    for (let at = 0; at < node.sizeBytes; at += this.chunkSize) {
+      const bytes = Math.min(this.chunkSize, node.sizeBytes - at);
+      this.refs.push(
+        content.isHole(at, bytes) ? this.#zeroChunk(at, bytes) : this.#dataChunk(node, content, at, bytes),
+      );
+    }
+  }
+
+  #dataChunk(node: TreeNode, content: FileContent, at: number, bytes: number): number {
+    const room = this.pipe.room(bytes);
+    const got = content.read(room, at);
+    if (got < bytes) {
+      throw imageError('SOURCE_CHANGED', { path: shown(node.path), wantedBytes: node.sizeBytes, gotBytes: at + got });
+    }
+    return this.#chunk(room, at);
+  }
+
+  #zeroChunk(at: number, bytes: number): number {
+    const known = this.#zeros.get(bytes);
+    if (known !== undefined) return known;
+    const chunk = this.#chunk(this.pipe.room(bytes).fill(0), at);
+    this.#zeros.set(bytes, chunk);
+    return chunk;
+  }
+
+  /** `room` holds the chunk's bytes; they stay there only when the chunk is new. */
+  #chunk(room: Uint8Array, at: number): number {
+    const digest = this.#digest(room);
+    const known = this.store.find(digest, room.length);
+    if (known >= 0) return known;
+    const end = this.uncompressedBytes + alignUp(room.length, BLOCK_BYTES);
+    if (end > UNCOMPRESSED_BLOB_BYTES_MAX) throw imageError('BLOB_LIMIT', { rule: `${end} bytes of data` });
+    const chunk = this.store.add(digest, room.length, this.uncompressedBytes, at, crc32c(room));
+    this.uncompressedBytes = end;
+    this.pipe.keep(chunk, room.length);
+    return chunk;
+  }
+}

@@ -1,0 +1,120 @@
+/**
+ * Chunks in, stored chunks out, in order: the builder's side of the slot ring. While helpers compress, the builder
+ * reads and digests; when the ring is full it compresses too, so a machine with one core works the same, only slower.
+ */
+import { availableParallelism } from 'node:os';
+import type { Compressor } from '../storage/types.ts';
+import { startHelper } from './compress-worker.ts';
+import { imageError } from './errors.ts';
+import { newRing, Ring, SLOT } from './slots.ts';
+
+/** The largest chunk takes zstd 100 ms; a claimed slot that is not done after this long will never be. */
+const HELPER_STALL_MS = 60_000;
+/** Reading, digesting and writing keep up with this many compressing threads. */
+const HELPERS_MAX = 3;
+
+/** Takes a stored chunk: its number, its bytes, and whether they are compressed. */
+export type StoredChunk = (chunk: number, bytes: Uint8Array, uncompressedBytes: number) => void;
+
+export class CompressPipe {
+  readonly #ring: Ring;
+  readonly #emit: StoredChunk;
+  readonly #helpers: number;
+  /** Chunk numbers of each slot's chunks. */
+  readonly #numbers: number[][];
+  #helpersStarted = false;
+  #slot = 0;
+  #used = 0;
+
+  /** @param helpers threads beside this one; by default one less than there are CPUs, none for `none` */
+  constructor(compressor: Compressor, chunkSize: number, emit: StoredChunk, helpers?: number) {
+    this.#ring = new Ring(newRing(compressor, chunkSize));
+    this.#emit = emit;
+    this.#helpers = compressor === 'none' ? 0 : (helpers ?? Math.min(availableParallelism() - 1, HELPERS_MAX));
+    this.#numbers = this.#ring.slots.map(() => []);
+  }
+
+  /** Where the next chunk of `bytes` bytes is to be put. Valid until the next call; `keep` makes it stay. */
+  room(bytes: number): Uint8Array {
+    if (this.#ring.full(this.#slot, this.#used, bytes)) this.#handOver();
+    return this.#ring.slots[this.#slot].input.subarray(this.#used, this.#used + bytes);
+  }
+
+  /** The bytes in the last `room` are chunk number `chunk`. */
+  keep(chunk: number, bytes: number): void {
+    const count = this.#ring.chunks(this.#slot);
+    this.#ring.slots[this.#slot].sizes[count] = bytes;
+    this.#ring.setChunks(this.#slot, count + 1);
+    this.#numbers[this.#slot].push(chunk);
+    this.#used += bytes;
+  }
+
+  /** Emits everything that is still under way. */
+  finish(): void {
+    if (this.#ring.chunks(this.#slot) > 0) this.#handOver();
+    for (let i = 0; i < this.#ring.slots.length; i++) {
+      this.#retire(this.#slot);
+      this.#slot = (this.#slot + 1) % this.#ring.slots.length;
+    }
+    this.close();
+  }
+
+  /** Ends the helpers; call it after an error too. */
+  close(): void {
+    this.#ring.stop();
+  }
+
+  #handOver(): void {
+    this.#ring.publish(this.#slot);
+    if (!this.#helpersStarted) {
+      // Not before there is work for them: a small tree is done before a thread has started.
+      this.#helpersStarted = true;
+      for (let i = 0; i < this.#helpers; i++) startHelper(this.#ring.memory);
+    }
+    this.#slot = (this.#slot + 1) % this.#ring.slots.length;
+    this.#used = 0;
+    this.#retire(this.#slot);
+  }
+
+  /** Waits until the slot is done, working meanwhile, and emits its chunks. */
+  #retire(slot: number): void {
+    while (this.#ring.state(slot) !== SLOT.DONE) {
+      const state = this.#ring.state(slot);
+      if (state === SLOT.EMPTY) return;
+      if (state === SLOT.FAILED) throw imageError('WORKER', { why: 'the compressor failed' });
+      if (this.#claimOldest(slot)) continue;
+      if (state === SLOT.CLAIMED && !this.#ring.awaitClaimed(slot, HELPER_STALL_MS)) {
+        throw imageError('WORKER', { why: `no answer within ${HELPER_STALL_MS} ms` });
+      }
+    }
+    this.#emitSlot(slot);
+    this.#ring.setChunks(slot, 0);
+    this.#numbers[slot].length = 0;
+    this.#ring.setState(slot, SLOT.EMPTY);
+  }
+
+  /** Compresses one READY slot here, oldest first. False when there is none. */
+  #claimOldest(from: number): boolean {
+    const count = this.#ring.slots.length;
+    for (let i = 0; i < count; i++) {
+      const slot = (from + i) % count;
+      if (!this.#ring.claim(slot)) continue;
+      this.#ring.compress(slot);
+      return true;
+    }
+    return false;
+  }
+
+  #emitSlot(slot: number): void {
+    const { input, output, sizes, stored } = this.#ring.slots[slot];
+    let from = 0;
+    let to = 0;
+    for (let i = 0; i < this.#ring.chunks(slot); i++) {
+      const shrunk = stored[i] < sizes[i];
+      const bytes = shrunk ? output.subarray(to, to + stored[i]) : input.subarray(from, from + sizes[i]);
+      this.#emit(this.#numbers[slot][i], bytes, sizes[i]);
+      if (shrunk) to += stored[i];
+      from += sizes[i];
+    }
+  }
+}

@@ -1,0 +1,33 @@
+/**
+ * Entry of the helper threads that compress slots. It runs when a worker loads this module, or the bundle that contains
+ * it, with the role below; otherwise loading it does nothing.
+ */
+import { isMainThread, Worker, workerData } from 'node:worker_threads';
+import { Ring, type RingMemory } from './slots.ts';
+
+const ROLE = 'nydus-image-compress';
+
+interface HelperData {
+  role: typeof ROLE;
+  ring: RingMemory;
+}
+
+function isHelperData(data: unknown): data is HelperData {
+  return (data as HelperData | null)?.role === ROLE;
+}
+
+/** Starts a helper on `ring`. It ends after `Ring.stop`, and never keeps the process alive. */
+export function startHelper(ring: RingMemory): Worker {
+  const data: HelperData = { role: ROLE, ring };
+  const worker = new Worker(new URL(import.meta.url), { workerData: data });
+  // A helper that dies leaves its slots to the builder; a slot it had claimed is missed by the time limit there.
+  worker.on('error', () => {});
+  worker.unref();
+  return worker;
+}
+
+if (!isMainThread && isHelperData(workerData)) {
+  new Ring(workerData.ring).serve();
+  // Ends this thread only: inside the bundle the command's own entry would follow.
+  process.exit(0);
+}

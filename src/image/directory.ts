@@ -1,0 +1,193 @@
+/**
+ * A directory of the host as image source (rafs-format 7.4). Every entry is looked at through one O_PATH descriptor, so
+ * that its attributes, xattrs and target belong to the same object, and links are never followed. Synchronous: stat
+ * and readdir calls cost 1-3 µs here against 30 and more through promises.
+ */
+import { closeSync, constants, openSync, readdirSync, readSync } from 'node:fs';
+import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../rafs/v6/inode-layout.ts';
+import { errno, errnoName } from '../sys/errno.ts';
+import { close, lseek, SEEK } from '../sys/io.ts';
+import { NativeMemory } from '../sys/native-memory.ts';
+import { AT, EMPTY_NAME, O, openPath, readlinkat } from '../sys/path.ts';
+import { STATX, STATX_BYTES, STATX_MASK, statx } from '../sys/stat.ts';
+import { getxattr, listxattr, XATTR_LIST_BYTES_MAX, XATTR_VALUE_BYTES_MAX } from '../sys/xattr.ts';
+import { imageError } from './errors.ts';
+import { type ByteText, type FileContent, type ImageSource, type SourceEntry, shown, type Xattr } from './source.ts';
+
+const TARGET_BYTES_MAX = 4096;
+/** Kernel limit of an attribute's name, with its NUL. */
+const NAME_BYTES_MAX = 256;
+const PROC_FD_BYTES_MAX = 64;
+/** Below this, reading is cheaper than asking where the holes are. */
+const HOLE_SEARCH_BYTES_MIN = 1 << 18;
+
+export class DirectorySource implements ImageSource {
+  readonly #root: ByteText;
+  readonly #stat = new NativeMemory(STATX_BYTES);
+  readonly #text = new NativeMemory(TARGET_BYTES_MAX + NAME_BYTES_MAX + PROC_FD_BYTES_MAX);
+  #lists: NativeMemory | null = null;
+
+  /** @param root host path; a symlink to a directory is followed here and nowhere below */
+  constructor(root: string) {
+    this.#root = Buffer.from(root, 'utf8').toString('latin1').replace(/\/+$/, '');
+  }
+
+  *entries(): Generator<SourceEntry> {
+    const pending: ByteText[] = ['/'];
+    yield this.#entry('/', this.#hostPath('/.'));
+    for (let dir = pending.pop(); dir !== undefined; dir = pending.pop()) {
+      const names = this.#names(dir);
+      const prefix = dir === '/' ? '/' : `${dir}/`;
+      for (const name of names) {
+        const entry = this.#entry(prefix + name, this.#hostPath(prefix + name));
+        if ((entry.mode & S_IFMT) === S_IFDIR) pending.push(entry.path);
+        yield entry;
+      }
+    }
+  }
+
+  open(path: ByteText, sizeBytes: number): FileContent {
+    return new HostFile(path, this.#hostPath(path), sizeBytes);
+  }
+
+  #hostPath(path: ByteText): Buffer {
+    return Buffer.from(this.#root + path, 'latin1');
+  }
+
+  /** Names of a directory as byte text. */
+  #names(dir: ByteText): string[] {
+    try {
+      return readdirSync(this.#hostPath(`${dir}/.`), { encoding: 'latin1' as BufferEncoding }).sort(byteOrder);
+    } catch (error) {
+      throw sourceError(dir, 'readdir', error);
+    }
+  }
+
+  #entry(path: ByteText, hostPath: Buffer): SourceEntry {
+    const check = (call: string, value: number): number => {
+      if (value < 0) throw imageError('SOURCE', { path: shown(path), call, errno: errnoName(-value) });
+      return value;
+    };
+    const fd = check('open', openPath(hostPath, O.PATH | O.NOFOLLOW | O.CLOEXEC));
+    try {
+      const flags = AT.EMPTY_PATH | AT.SYMLINK_NOFOLLOW;
+      check('statx', statx(fd, EMPTY_NAME, flags, STATX_MASK.BASIC_STATS, this.#stat.address));
+      const entry = attributes(path, this.#stat);
+      if ((entry.mode & S_IFMT) === S_IFLNK) {
+        const bytes = check('readlink', readlinkat(fd, EMPTY_NAME, this.#text.address, TARGET_BYTES_MAX));
+        entry.target = byteText(this.#text.u8, 0, bytes);
+        entry.sizeBytes = bytes;
+      }
+      entry.xattrs = this.#xattrs(fd, check);
+      return entry;
+    } finally {
+      close(fd);
+    }
+  }
+
+  #xattrs(fd: number, check: (call: string, value: number) => number): Xattr[] {
+    // Calls by descriptor refuse O_PATH; the /proc name leads to the very object, a symlink included.
+    const object = this.#text.putText(0, `/proc/self/fd/${fd}`);
+    const sizeBytes = listxattr(object, 0, 0);
+    // A file system without extended attributes has none.
+    if (sizeBytes === 0 || sizeBytes === -errno.EOPNOTSUPP) return [];
+    this.#lists ??= new NativeMemory(XATTR_LIST_BYTES_MAX + XATTR_VALUE_BYTES_MAX);
+    const lists = this.#lists;
+    const bytes = check('listxattr', listxattr(object, lists.address, XATTR_LIST_BYTES_MAX));
+    const names = byteText(lists.u8, 0, bytes).split('\0').slice(0, -1).sort(byteOrder);
+    return names.map((name) => {
+      const nameAddress = this.#text.putText(PROC_FD_BYTES_MAX, Buffer.from(name, 'latin1'));
+      const valueAddress = lists.address + XATTR_LIST_BYTES_MAX;
+      const size = check(`getxattr ${shown(name)}`, getxattr(object, nameAddress, valueAddress, XATTR_VALUE_BYTES_MAX));
+      return { name, value: lists.u8.slice(XATTR_LIST_BYTES_MAX, XATTR_LIST_BYTES_MAX + size) };
+    });
+  }
+}
+
+/** Fields of a statx buffer; target and xattrs are filled in by the caller. */
+function attributes(path: ByteText, stat: NativeMemory): SourceEntry {
+  const u32 = stat.u32;
+  const mode = u32[STATX.MODE] & 0xffff;
+  const type = mode & S_IFMT;
+  const device = type === S_IFCHR || type === S_IFBLK;
+  const linked = type === S_IFREG && u32[STATX.NLINK] > 1;
+  return {
+    path,
+    mode,
+    uid: u32[STATX.UID],
+    gid: u32[STATX.GID],
+    sizeBytes: type === S_IFREG ? u32[STATX.SIZE + 1] * 2 ** 32 + u32[STATX.SIZE] : 0,
+    mtime: stat.i32[STATX.MTIME + 1] * 2 ** 32 + u32[STATX.MTIME],
+    mtimeNs: u32[STATX.MTIME + 2],
+    rdevMajor: device ? u32[STATX.RDEV_MAJOR] : 0,
+    rdevMinor: device ? u32[STATX.RDEV_MINOR] : 0,
+    target: null,
+    xattrs: [],
+    linkKey: linked ? `${u32[STATX.DEV_MAJOR]}:${u32[STATX.DEV_MINOR]}:${u32[STATX.INO]}:${u32[STATX.INO + 1]}` : null,
+  };
+}
+
+/** One open file; knows its holes when it occupies fewer blocks than its size needs. */
+class HostFile implements FileContent {
+  readonly #path: ByteText;
+  readonly #fd: number;
+  readonly #sizeBytes: number;
+  /** #knownFrom..#dataFrom is a hole, #dataFrom..#holeFrom is data; what follows is not known yet. */
+  #knownFrom = 0;
+  #dataFrom = 0;
+  #holeFrom = 0;
+
+  constructor(path: ByteText, hostPath: Buffer, sizeBytes: number) {
+    this.#path = path;
+    this.#sizeBytes = sizeBytes;
+    try {
+      this.#fd = openSync(hostPath, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    } catch (error) {
+      throw sourceError(path, 'open', error);
+    }
+  }
+
+  read(into: Uint8Array, at: number): number {
+    let done = 0;
+    try {
+      while (done < into.length) {
+        const bytes = readSync(this.#fd, into, done, into.length - done, at + done);
+        if (bytes === 0) break;
+        done += bytes;
+      }
+    } catch (error) {
+      throw sourceError(this.#path, 'read', error);
+    }
+    return done;
+  }
+
+  isHole(at: number, bytes: number): boolean {
+    if (this.#sizeBytes < HOLE_SEARCH_BYTES_MIN || at < this.#knownFrom) return false;
+    if (at >= this.#holeFrom) {
+      const data = lseek(this.#fd, at, SEEK.DATA);
+      this.#knownFrom = at;
+      // ENXIO: nothing but a hole up to the end. Any other failure: the file system does not say, all is data.
+      this.#dataFrom = data >= 0 ? data : data === -errno.ENXIO ? this.#sizeBytes : at;
+      const hole = data >= 0 ? lseek(this.#fd, data, SEEK.HOLE) : -1;
+      this.#holeFrom = hole > this.#dataFrom ? hole : this.#sizeBytes;
+    }
+    return at + bytes <= this.#dataFrom;
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+}
+
+function byteOrder(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+function byteText(bytes: Uint8Array, at: number, length: number): ByteText {
+  return Buffer.from(bytes.buffer, bytes.byteOffset + at, length).toString('latin1');
+}
+
+function sourceError(path: ByteText, call: string, cause: unknown) {
+  const errno = (cause as NodeJS.ErrnoException).code ?? String(cause);
+  return imageError('SOURCE', { path: shown(path), call, errno }, cause);
+}
