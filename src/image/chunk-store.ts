@@ -15,7 +15,7 @@ export class ChunkStore {
   compressedSize = new Uint32Array(FIRST_CAPACITY);
   uncompressedOffset = new Float64Array(FIRST_CAPACITY);
   uncompressedSize = new Uint32Array(FIRST_CAPACITY);
-  /** Offset in the first file that used the chunk. */
+  /** Offset in the last file, in numbering order, that uses the chunk; set when inodes are written. */
   fileOffset = new Float64Array(FIRST_CAPACITY);
   crc32 = new Uint32Array(FIRST_CAPACITY);
   /** Open addressing, at most half full; -1 = empty. */
@@ -32,7 +32,7 @@ export class ChunkStore {
   }
 
   /** Adds a chunk that `find` did not find; its compressed place is filled in when it has been written. */
-  add(digest: Uint8Array, sizeBytes: number, uncompressedOffset: number, fileOffset: number, crc32: number): number {
+  add(digest: Uint8Array, sizeBytes: number, uncompressedOffset: number, crc32: number): number {
     const chunk = this.count;
     if (chunk >= BUILDER_CHUNKS_MAX) {
       throw imageError('BLOB_LIMIT', { rule: `more than ${BUILDER_CHUNKS_MAX} chunks; use a larger --chunk-size` });
@@ -42,7 +42,6 @@ export class ChunkStore {
     this.digests.set(digest, chunk * DIGEST_BYTES);
     this.uncompressedOffset[chunk] = uncompressedOffset;
     this.uncompressedSize[chunk] = sizeBytes;
-    this.fileOffset[chunk] = fileOffset;
     this.crc32[chunk] = crc32;
     this.#insert(chunk);
     return chunk;

@@ -35,9 +35,7 @@ export class Chunker {
     node.firstRef = this.refs.count;
     for (let at = 0; at < node.sizeBytes; at += this.chunkSize) {
       const bytes = Math.min(this.chunkSize, node.sizeBytes - at);
-      this.refs.push(
-        content.isHole(at, bytes) ? this.#zeroChunk(at, bytes) : this.#dataChunk(node, content, at, bytes),
-      );
+      this.refs.push(content.isHole(at, bytes) ? this.#zeroChunk(bytes) : this.#dataChunk(node, content, at, bytes));
     }
   }
 
@@ -47,25 +45,25 @@ export class Chunker {
     if (got < bytes) {
       throw imageError('SOURCE_CHANGED', { path: shown(node.path), wantedBytes: node.sizeBytes, gotBytes: at + got });
     }
-    return this.#chunk(room, at);
+    return this.#chunk(room);
   }
 
-  #zeroChunk(at: number, bytes: number): number {
+  #zeroChunk(bytes: number): number {
     const known = this.#zeros.get(bytes);
     if (known !== undefined) return known;
-    const chunk = this.#chunk(this.pipe.room(bytes).fill(0), at);
+    const chunk = this.#chunk(this.pipe.room(bytes).fill(0));
     this.#zeros.set(bytes, chunk);
     return chunk;
   }
 
   /** `room` holds the chunk's bytes; they stay there only when the chunk is new. */
-  #chunk(room: Uint8Array, at: number): number {
+  #chunk(room: Uint8Array): number {
     const digest = this.#digest(room);
     const known = this.store.find(digest, room.length);
     if (known >= 0) return known;
     const end = this.uncompressedBytes + alignUp(room.length, BLOCK_BYTES);
     if (end > UNCOMPRESSED_BLOB_BYTES_MAX) throw imageError('BLOB_LIMIT', { rule: `${end} bytes of data` });
-    const chunk = this.store.add(digest, room.length, this.uncompressedBytes, at, crc32c(room));
+    const chunk = this.store.add(digest, room.length, this.uncompressedBytes, crc32c(room));
     this.uncompressedBytes = end;
     this.pipe.keep(chunk, room.length);
     return chunk;

@@ -36,7 +36,10 @@ const FIRST_DEVICE = 1;
 
 /** @param meta offset of the metadata area, to which the node's own offsets are relative */
 export function writeNode(out: Buffer, meta: number, node: TreeNode, files: FileChunks): void {
-  if (node.first !== null) return;
+  if (node.first !== null) {
+    noteUse(node.first, files);
+    return;
+  }
   const view = new DataView(out.buffer, out.byteOffset, out.length);
   const at = meta + node.offset;
   const flat = node.isDirectory || node.isSymlink;
@@ -57,7 +60,10 @@ export function writeNode(out: Buffer, meta: number, node: TreeNode, files: File
   if (node.xattrBytes > 0) writeXattrs(out, at + INODE_EXTENDED_BYTES, node);
   if (node.isDirectory) writeDirectory(out, meta, node);
   else if (node.isSymlink) writeData(out, meta, node, 0, Buffer.from(node.target ?? '', 'latin1'));
-  else if (node.isFile) writeIndexes(view, at, node, files);
+  else if (node.isFile) {
+    writeIndexes(view, at, node, files);
+    noteUse(node, files);
+  }
 }
 
 /** Copies data that starts at `from` of the node's data: full blocks to the data area, the tail behind the inode. */
@@ -123,6 +129,11 @@ function writeIndexes(view: DataView, inodeAt: number, node: TreeNode, { store, 
     const blkaddr = store.uncompressedOffset[chunk] / BLOCK_BYTES;
     encodeChunkIndex(view, at + k * CHUNK_INDEX_BYTES, FIRST_DEVICE, chunk, blkaddr);
   }
+}
+
+/** Upstream's chunk table gives the file offset of a chunk's last use; each name of a file counts as one. */
+function noteUse(node: TreeNode, { chunkSize, store, refs }: FileChunks): void {
+  for (let k = 0; k < node.chunkCount; k++) store.fileOffset[refs.list[node.firstRef + k]] = k * chunkSize;
 }
 
 /**
