@@ -202,7 +202,10 @@ export class ChainWalker {
     if (this.readTotal > this.bytesMax) return CHAIN_FAULT.TOO_MANY_BYTES;
     if (n > 0) {
       const last = this.readBytes[n - 1];
-      if (this.readGpa[n - 1] + last === gpa && this.readAddress[n - 1] + last === address) {
+      const start = this.readGpa[n - 1];
+      const adjoins = start + last === gpa && this.readAddress[n - 1] + last === address;
+      // Two regions can be neighbours in our address space too; a segment that is translated again has to lie in one.
+      if (adjoins && this.memory.address(start, last + bytes) !== 0) {
         this.readBytes[n - 1] = last + bytes;
         return CHAIN_FAULT.NONE;
       }
@@ -221,7 +224,10 @@ export class ChainWalker {
     if (this.writeTotal > this.bytesMax) return CHAIN_FAULT.TOO_MANY_BYTES;
     if (n > 0) {
       const last = this.writeBytes[n - 1];
-      if (this.writeGpa[n - 1] + last === gpa && this.writeAddress[n - 1] + last === address) {
+      const start = this.writeGpa[n - 1];
+      const adjoins = start + last === gpa && this.writeAddress[n - 1] + last === address;
+      // Two regions can be neighbours in our address space too; a segment that is translated again has to lie in one.
+      if (adjoins && this.memory.address(start, last + bytes) !== 0) {
         this.writeBytes[n - 1] = last + bytes;
         return CHAIN_FAULT.NONE;
       }

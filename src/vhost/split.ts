@@ -78,7 +78,7 @@ const NOTHING_32 = new Uint32Array(0);
 
 export class SplitRing implements Vring {
   size = 0;
-  fault: number = RING_FAULT.NONE;
+  fault: number = RING_FAULT.STOPPED;
   inFlight = 0;
   /** Descriptor table: four u32 words per descriptor. Of length 0 while stopped. */
   descriptors: Uint32Array = NOTHING_32;
@@ -171,7 +171,7 @@ export class SplitRing implements Vring {
 
   /** Lets go of guest memory. Heads stay marked as in flight, for a resumed start. */
   stop(): void {
-    this.breakRing(RING_FAULT.MEMORY_GONE);
+    this.breakRing(RING_FAULT.STOPPED);
   }
 
   next(): number {

@@ -23,6 +23,8 @@ export const RING_FAULT = {
   CHAIN_LOOP: 4,
   MEMORY_GONE: 5,
   BAD_JOURNAL: 6,
+  /** Not started, or stopped by the frontend: no fault of anybody. */
+  STOPPED: 7,
 } as const;
 
 const FAULT_TEXT: readonly string[] = [
@@ -33,6 +35,7 @@ const FAULT_TEXT: readonly string[] = [
   'descriptor chain loops',
   'ring no longer lies in guest memory',
   'in-flight region contradicts the ring',
+  'ring is stopped',
 ];
 
 export function ringFaultText(fault: number): string {
