@@ -12,13 +12,13 @@ import type { FileSystem } from '../fuse/file-system.ts';
 import { VIRTIOFS_POLICY } from '../fuse/init.ts';
 import { Session, type SessionLog } from '../fuse/session.ts';
 import { STAT, type Stats } from '../fuse/stats.ts';
-import { errno, errnoText } from '../sys/errno.ts';
+import { errnoText } from '../sys/errno.ts';
 import { close } from '../sys/io.ts';
 import type { Epoll } from '../sys/wait.ts';
 import { Backend, type BackendOwner } from '../vhost/backend.ts';
 import type { BackendRing } from '../vhost/backend-ring.ts';
 import { ChainWalker } from '../vhost/chain.ts';
-import { acceptFrontend, adoptSocket, listenAt } from '../vhost/listener.ts';
+import { acceptFrontend, adoptSocket } from '../vhost/listener.ts';
 import { GuestMemory } from '../vhost/memory.ts';
 import { configSpace } from './config.ts';
 import type { TransportSpec } from './control.ts';
@@ -63,25 +63,17 @@ export class VirtioFsDevice implements BackendOwner {
     this.port.onBroken = (queue) => (queue as DeviceQueue).vhost.reportFault();
   }
 
-  /** Listens, or takes the descriptor it was given. Null, or a sentence saying what failed and what to do. */
+  /** Takes over the socket main bound (or was passed). Null, or a sentence saying what failed and what to do. */
   start(): string | null {
-    const { sock, fd } = this.spec;
-    if (sock !== null) {
-      const listening = listenAt(sock);
-      if (listening === -errno.EADDRINUSE) return `${sock}: another process serves this socket; stop it first`;
-      if (listening < 0) return `cannot listen on ${sock}: ${errnoText(listening)}`;
-      this.listener = listening;
-      this.watchListener();
-      return null;
-    }
+    const { fd } = this.spec;
     const kind = adoptSocket(fd);
-    if (kind === 'connected') {
-      this.connect(fd);
-      return null;
+    if (kind === 'connected') this.connect(fd);
+    else if (kind === 'listening') {
+      this.listener = fd;
+      this.watchListener();
+    } else {
+      return `descriptor ${fd} is no stream socket (${errnoText(kind)}); pass a listening or a connected one`;
     }
-    if (kind !== 'listening') return `descriptor ${fd} is no stream socket (${errnoText(kind)}); pass a listening one`;
-    this.listener = fd;
-    this.watchListener();
     return null;
   }
 

@@ -1,0 +1,218 @@
+/**
+ * Entry of the device thread: one transport, one union of members, one loop that never ends before `stop`.
+ *
+ * Its event loop never runs: nothing below uses a Promise, a timer or the console. It posts to main through the port
+ * (that wakes main by itself) and is woken by an eventfd that main writes after posting.
+ */
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { explain } from '../common/app-error.ts';
+import { DevFuse } from '../fuse/dev-fuse.ts';
+import type { Session } from '../fuse/session.ts';
+import { Stats } from '../fuse/stats.ts';
+import { Arena } from '../sys/arena.ts';
+import { errno, errnoText } from '../sys/errno.ts';
+import { close } from '../sys/io.ts';
+import { umask } from '../sys/path.ts';
+import { drain, Epoll, eventfd } from '../sys/wait.ts';
+import { createMember } from '../vfs/members.ts';
+import { Union } from '../vfs/union.ts';
+import type { DeviceThreadData, FromDevice, MemberSpec, ToDevice } from './control.ts';
+import { pollingPays } from './cpus.ts';
+import { VirtioFsDevice } from './device.ts';
+import { DeviceIo } from './device-io.ts';
+import { DeviceLog } from './device-log.ts';
+import { type LoopBody, READABLE, runLoop, TOKEN } from './loop.ts';
+import { Polling } from './polling.ts';
+
+const EVENTS_PER_WAIT = 64;
+
+/** What both transports have in common here. */
+interface Transport {
+  readonly session: Session;
+  start(): string | null;
+  stop(): void;
+}
+
+class DeviceThread implements LoopBody {
+  private readonly wakeFd: number;
+  private readonly uringFd = eventfd();
+  private readonly epoll = new Epoll(EVENTS_PER_WAIT);
+  private readonly stats: Stats;
+  private readonly log: DeviceLog;
+  private readonly io: DeviceIo;
+  private readonly union: Union;
+  private readonly virtio: VirtioFsDevice | null;
+  private readonly fuse: DevFuse | null;
+  private readonly transport: Transport;
+  /** Blob handles of each image mounted, given back when it is gone. */
+  private readonly blobs = new Map<number, number[]>();
+  private leaving = false;
+
+  constructor(
+    data: DeviceThreadData,
+    private readonly port: NonNullable<typeof parentPort>,
+  ) {
+    const post = (message: FromDevice): void => port.postMessage(message);
+    this.log = new DeviceLog(data.logLevel, post);
+    this.stats = new Stats(data.stats);
+    this.wakeFd = data.wakeFd;
+    const say = (level: 'error' | 'warn' | 'info', text: string): void => this.log.write(level, text);
+    this.io = new DeviceIo(this.uringFd, post, say, (ticket, result) =>
+      this.transport.session.complete(ticket, result),
+    );
+    this.union = new Union(Arena.create());
+    const { transport: spec } = data;
+    if (spec.kind === 'virtiofs') {
+      this.virtio = new VirtioFsDevice(this.union, this.io, this.epoll, spec, this.stats, say, (connected) =>
+        post({ type: 'session', connected }),
+      );
+      this.fuse = null;
+      this.transport = this.virtio;
+    } else {
+      this.virtio = null;
+      this.fuse = new DevFuse(this.union, this.io, this.stats, say, spec);
+      this.transport = this.fuse;
+    }
+    this.union.onMemberGone = (member) => this.memberGone(member);
+  }
+
+  run(): void {
+    umask(0); // modes come from the guest, which has applied its own umask
+    this.epoll.add(this.wakeFd, READABLE, TOKEN.WAKE);
+    this.epoll.add(this.uringFd, READABLE, TOKEN.URING);
+    const failed = this.transport.start();
+    if (failed !== null) {
+      this.port.postMessage({ type: 'failed', message: failed } satisfies FromDevice);
+      return;
+    }
+    if (this.fuse !== null) this.epoll.add(this.fuse.fd, READABLE, TOKEN.FUSE);
+    this.port.postMessage({ type: 'ready' } satisfies FromDevice);
+    runLoop(this.epoll, this, new Polling(this.virtio !== null && pollingPays()), this.stats);
+  }
+
+  // -- LoopBody -----------------------------------------------------------------------------------------------------
+
+  event(token: number): void {
+    if (token === TOKEN.WAKE) this.receive();
+    else if (token === TOKEN.URING) {
+      drain(this.uringFd);
+      this.io.reap();
+    } else if (token === TOKEN.FUSE) {
+      if (this.fuse !== null && !this.fuse.onReadable()) this.unmounted();
+    } else this.virtio?.event(token);
+  }
+
+  serve(): number {
+    return this.virtio === null ? 0 : this.virtio.serve();
+  }
+
+  beforeSleep(): boolean {
+    return this.virtio?.beforeSleep() ?? false;
+  }
+
+  stopped(): boolean {
+    return this.leaving;
+  }
+
+  failed(error: unknown): void {
+    this.log.error(`device loop: ${explain(error)}`);
+  }
+
+  /** Somebody unmounted /dev/fuse by hand: nothing comes any more, the daemon lives on until it is stopped. */
+  private unmounted(): void {
+    if (this.fuse === null) return;
+    this.epoll.remove(this.fuse.fd);
+    this.log.warn('the mount point was unmounted from outside');
+    this.port.postMessage({ type: 'session', connected: false } satisfies FromDevice);
+  }
+
+  // -- control ------------------------------------------------------------------------------------------------------
+
+  private receive(): void {
+    drain(this.wakeFd);
+    for (;;) {
+      const got = receiveMessageOnPort(this.port);
+      if (got === undefined) return;
+      this.control(got.message as ToDevice);
+      if (this.leaving) return;
+    }
+  }
+
+  private control(message: ToDevice): void {
+    switch (message.type) {
+      case 'mount':
+      case 'remount':
+        return this.mount(message.type, message.id, message.path, message.member);
+      case 'umount':
+        return this.umount(message.id, message.path);
+      case 'fetched':
+      case 'io':
+        return this.transport.session.complete(message.ticket, message.result);
+      case 'log-level':
+        this.log.level = message.level;
+        return;
+      case 'stop':
+        return this.stop(message.id);
+    }
+  }
+
+  private mount(how: 'mount' | 'remount', id: number, path: string, spec: MemberSpec): void {
+    const allowed = how === 'mount' ? this.union.check(path) : 0;
+    if (allowed < 0) return this.answer(id, allowed, `${how} on ${path}: ${errnoText(allowed)}`);
+    const memberId = this.union.newMemberId();
+    try {
+      const member = createMember(spec, {
+        id: memberId,
+        arena: this.union.arena,
+        log: this.log,
+        fetch: (ticket, blob, chunks) =>
+          this.port.postMessage({ type: 'fetch', ticket, blob, chunks } satisfies FromDevice),
+      });
+      const union = this.union;
+      const result =
+        how === 'mount' ? union.mount(path, member, spec, memberId) : union.remount(path, member, spec, memberId);
+      // After an error main still owns the bootstrap descriptor of an image; a directory's descriptors are the member's.
+      if (result < 0 && spec.kind === 'passthrough') member.destroy();
+      if (result === 0 && spec.kind === 'rafs') {
+        this.blobs.set(
+          memberId,
+          spec.blobs.map((blob) => blob.handle),
+        );
+      }
+      this.answer(id, result, `${how} on ${path}: ${errnoText(result)}`);
+    } catch (error) {
+      // An AppError of the member says what is wrong with the image or the directory; the errno is for machines.
+      this.answer(id, -errno.EINVAL, explain(error));
+    }
+  }
+
+  private umount(id: number, path: string): void {
+    const result = this.union.umount(path);
+    this.answer(id, result, `umount of ${path}: ${errnoText(result)}`);
+  }
+
+  /** The last use of a member ended: what is parked there gets an answer, main may close its blobs. */
+  private memberGone(memberId: number): void {
+    this.transport.session.failParkedOf(memberId, -errno.ESTALE);
+    const blobs = this.blobs.get(memberId);
+    if (blobs === undefined) return;
+    this.blobs.delete(memberId);
+    this.port.postMessage({ type: 'released', blobs } satisfies FromDevice);
+  }
+
+  private answer(id: number, result: number, text: string): void {
+    const error = result < 0 ? { errno: -result, message: text } : null;
+    this.port.postMessage({ type: 'answer', id, error } satisfies FromDevice);
+  }
+
+  private stop(id: number): void {
+    this.leaving = true;
+    this.transport.stop();
+    this.union.destroy();
+    close(this.uringFd);
+    this.answer(id, 0, '');
+  }
+}
+
+const data = workerData as DeviceThreadData;
+if (parentPort !== null) new DeviceThread(data, parentPort).run();
