@@ -109,10 +109,11 @@ export class ChainWalker {
       if ((word & DESC.NEXT) === 0) return WALK.OK;
       index = word >>> 16;
     }
-    this.fault = CHAIN_FAULT.LOOP;
+    this.#fail(CHAIN_FAULT.LOOP);
     return WALK.BREAK_RING;
   }
 
+  /** Nothing of a bad chain is left to be used by mistake. */
   #fail(fault: number): number {
     this.fault = fault;
     this.readCount = 0;

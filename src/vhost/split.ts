@@ -195,7 +195,7 @@ export class SplitRing implements Vring {
   }
 
   complete(head: number, bytes: number): boolean {
-    if (this.fault !== RING_FAULT.NONE || !(head < this.size) || this.#taken[head] === 0) return false;
+    if (this.fault !== RING_FAULT.NONE || this.#taken[head] !== 1) return false;
     this.#taken[head] = 0;
     this.inFlight--;
     const at = 1 + 2 * (this.#nextUsed & this.#mask);
