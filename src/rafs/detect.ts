@@ -54,7 +54,6 @@ function detectRafs(version: number, superblockBytes: number): Detected {
 const FLAG_SLOTS: readonly (readonly [bit: number, found: string])[] = [
   [FLAG.TARFS_MODE, 'a tarfs image'],
   [FLAG.ENCRYPTION_AES_128_XTS, 'an encrypted image'],
-  [FLAG.COMPRESSION_GZIP, 'compressor gzip'],
 ];
 
 /** Blob features of variants that are slots. */
@@ -77,6 +76,11 @@ export function imageSlot(head: Uint8Array): string | null {
   const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
   const flags = view.getUint32(EXT_SUPERBLOCK_OFFSET + EXT.FLAGS, true);
   return FLAG_SLOTS.find(([bit]) => (flags & bit) !== 0)?.[1] ?? null;
+}
+
+/** The compressor that is not built, or null. Asked after `blobSlot`: zran images have this flag too, and say more. */
+export function compressorSlot(flags: number): string | null {
+  return (flags & FLAG.COMPRESSION_GZIP) !== 0 ? 'compressor gzip' : null;
 }
 
 /** The variant of one blob that is not built, or null. */

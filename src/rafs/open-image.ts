@@ -7,7 +7,7 @@ import { codeOf } from '../common/app-error.ts';
 import type { BlobInfo, ChunkDigests } from '../storage/types.ts';
 import { ChunkDigestTable } from './chunk-digests.ts';
 import { CHUNK_ENTRY_BYTES } from './chunk-entry.ts';
-import { blobSlot, requireV6, TAIL_BYTES } from './detect.ts';
+import { blobSlot, compressorSlot, requireV6, TAIL_BYTES } from './detect.ts';
 import { rafsError } from './errors.ts';
 import { readBlobs } from './v6/blobs.ts';
 import { BLOB_ENTRY_BYTES, DEVICE_SLOT_BYTES, DEVICE_SLOT_OFFSET } from './v6/layout.ts';
@@ -86,13 +86,12 @@ function readTables(fd: number, path: string): { geometry: Geometry; blobs: Blob
   const count = geometry.blobCount;
   // Both ranges were checked against the file's length with the superblock; count is at most 254.
   const table = readAt(fd, path, geometry.blobTableOffset, count * BLOB_ENTRY_BYTES);
-  const slots = readAt(fd, path, DEVICE_SLOT_OFFSET, count * DEVICE_SLOT_BYTES);
-  const blobs = readBlobs(table, slots, count, geometry.chunkSize, path);
+  const devices = readAt(fd, path, DEVICE_SLOT_OFFSET, count * DEVICE_SLOT_BYTES);
+  const blobs = readBlobs(table, devices, count, geometry.chunkSize, path);
   if (typeof blobs === 'string') throw rafsError('BROKEN', { path, rule: blobs });
-  for (const blob of blobs) {
-    const slot = blobSlot(blob);
-    if (slot !== null) throw rafsError('NOT_BUILT', { path, found: slot });
-  }
+  const slots = [...blobs.map(blobSlot), compressorSlot(geometry.flags)];
+  const found = slots.find((slot) => slot !== null);
+  if (found !== undefined && found !== null) throw rafsError('NOT_BUILT', { path, found });
   return { geometry, blobs };
 }
 

@@ -1,0 +1,111 @@
+/** Real images for the tests of this room, with caches that fetch chunks out of the fixture blobs. */
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CHUNK_FLAG, chunkInfoBytes, decodeChunkInfo } from '../storage/blob-layout.ts';
+import { CODECS, compressorOf } from '../storage/codecs.ts';
+import { DIGESTS } from '../storage/digests.ts';
+import { BLOBS_DIR, FIXTURES } from '../storage/fixtures.testing.ts';
+import type { BlobHandle, BlobInfo, ChunkDigests, WantedChunk } from '../storage/types.ts';
+
+/** Bootstraps that need no named slot, with the name of their expected tree. */
+export const V6_CASES: readonly (readonly [name: string, tree: string])[] = readFileSync(
+  join(FIXTURES, 'images/cases.tsv'),
+  'utf8',
+)
+  .split('\n')
+  .map((line) => line.split('\t'))
+  .filter(([name]) => /v6/.test(name) && !/batch|encrypt|zran|tarfs|inline/.test(name))
+  .map(([name, tree]) => [name, tree]);
+
+export function bootPath(name: string): string {
+  return join(FIXTURES, 'images/boot', name.includes('.b') ? name : `${name}.boot`);
+}
+
+/** One path of an expected tree (the fixtures' README). */
+export interface Expected {
+  path: string;
+  path_base64?: boolean;
+  type: 'dir' | 'file' | 'symlink' | 'char' | 'block' | 'fifo' | 'socket';
+  mode: string;
+  uid: number;
+  gid: number;
+  mtime: number;
+  nlink?: number;
+  size?: number;
+  sha256?: string;
+  target?: string;
+  target_base64?: boolean;
+  rdev?: [number, number];
+  xattrs?: Record<string, string>;
+}
+
+/** Expected tree by path (latin1 text of the path's bytes, so that every name is a key). */
+export function expectedTree(tree: string): Map<string, Expected> {
+  const records = JSON.parse(readFileSync(join(FIXTURES, 'images', tree), 'utf8')) as Expected[];
+  return new Map(records.map((record) => [pathBytes(record).toString('latin1'), record]));
+}
+
+function pathBytes(record: Expected): Buffer {
+  return Buffer.from(record.path, record.path_base64 ? 'base64' : 'utf8');
+}
+
+/** Blob caches in a temporary directory; `fetch` decodes and verifies chunks as storage does, but at once. */
+export class FixtureBlobs {
+  readonly handles: BlobHandle[];
+  /** Chunks fetched so far, as blob:index. */
+  readonly fetched: string[] = [];
+  private readonly dir = mkdtempSync(join(tmpdir(), 'rafs-test-'));
+
+  constructor(
+    private readonly blobs: readonly BlobInfo[],
+    private readonly digests: (blobIndex: number) => ChunkDigests,
+  ) {
+    this.handles = blobs.map((blob, i) => ({
+      handle: 100 + i,
+      dataFd: openSync(this.cachePath(i), 'w+'),
+      ready: new SharedArrayBuffer(Math.ceil(blob.chunkCount / 8)),
+      chunkCount: blob.chunkCount,
+      uncompressedSize: blob.uncompressedSize,
+    }));
+  }
+
+  cachePath(index: number): string {
+    return join(this.dir, `${index}.blob.data`);
+  }
+
+  /** Brings chunks into the cache file and sets their bits. */
+  fetch(handle: number, chunks: readonly WantedChunk[]): void {
+    const index = handle - 100;
+    const blob = this.blobs[index];
+    const file = readFileSync(join(BLOBS_DIR, blob.id));
+    const codec = CODECS[compressorOf(blob.ciCompressor) ?? 'none'];
+    const stored = file.subarray(blob.ciOffset, blob.ciOffset + blob.ciCompressedSize);
+    const raw = stored.length === blob.ciUncompressedSize;
+    const table = raw ? stored : codec.decompress(stored, blob.ciUncompressedSize);
+    const bits = new Uint8Array(this.handles[index].ready);
+    const digestOf = this.digests(index);
+    for (const wanted of chunks) {
+      const info = decodeChunkInfo(table, wanted.chunkIndex * chunkInfoBytes(blob.features), blob.features);
+      const at = info.compressedOffset;
+      const bytes = file.subarray(at, at + info.compressedSize);
+      const compressed = (info.flags & CHUNK_FLAG.COMPRESSED) !== 0;
+      const data = compressed ? CODECS[blob.compressor].decompress(bytes, info.uncompressedSize) : bytes;
+      const digest = digestOf(wanted.chunkIndex);
+      if (info.uncompressedOffset !== wanted.uncompressedOffset || info.uncompressedSize < wanted.bytes) {
+        throw new Error(`chunk ${wanted.chunkIndex}: the bootstrap expects it elsewhere`);
+      }
+      if (digest === null || !DIGESTS[blob.digester].digest(data).equals(digest)) {
+        throw new Error(`chunk ${wanted.chunkIndex}: digest`);
+      }
+      writeSync(this.handles[index].dataFd, data, 0, data.length, info.uncompressedOffset);
+      Atomics.or(bits, wanted.chunkIndex >> 3, 0x80 >> (wanted.chunkIndex & 7));
+      this.fetched.push(`${index}:${wanted.chunkIndex}`);
+    }
+  }
+
+  close(): void {
+    for (const { dataFd } of this.handles) closeSync(dataFd);
+    rmSync(this.dir, { recursive: true });
+  }
+}
