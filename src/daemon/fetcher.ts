@@ -7,6 +7,7 @@ import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import type { WantedChunk } from '../storage/types.ts';
 import { errno } from '../sys/errno.ts';
+import { syncfsInPool } from '../sys/pool.ts';
 import type { FromDevice, ToDevice } from '../virtiofs/control.ts';
 
 /** Brings chunks of an open blob into the cache; 0 or -errno, or a rejection that is logged. */
@@ -35,11 +36,12 @@ export class Fetcher {
   }
 
   io(request: Extract<FromDevice, { type: 'io' }>): void {
-    const { ticket } = request;
-    const done = (error: NodeJS.ErrnoException | null) =>
-      this.post({ type: 'io', ticket, result: error === null ? 0 : (error.errno ?? -errno.EIO) });
-    if (request.op === 'fsync') fsync(request.fd, done);
-    else fdatasync(request.fd, done);
+    const { ticket, fd } = request;
+    const answer = (result: number) => this.post({ type: 'io', ticket, result });
+    const done = (error: NodeJS.ErrnoException | null) => answer(error === null ? 0 : (error.errno ?? -errno.EIO));
+    if (request.op === 'fsync') fsync(fd, done);
+    else if (request.op === 'fdatasync') fdatasync(fd, done);
+    else syncfsInPool(fd, answer);
   }
 }
 

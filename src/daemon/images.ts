@@ -1,38 +1,178 @@
 /**
- * Images as the daemon handles them. Everything below is imported at the first RAFS mount: a daemon that serves only
- * host directories, and one that has just been started, never load storage, codecs or HTTP clients.
+ * Images as the daemon handles them: bootstrap (src/rafs), configuration and blobs (src/storage) together. Everything
+ * below is imported at the first RAFS mount: a daemon that serves only host directories, or has just been started,
+ * never loads storage, codecs or HTTP clients.
  */
+import { closeSync } from 'node:fs';
+import { basename } from 'node:path';
 import type { Logger } from '../common/log.ts';
+import type { OpenedImage as Bootstrap } from '../rafs/open-image.ts';
+import type { RegistryConfig, StorageConfig } from '../storage/config.ts';
+import type { BlobStore } from '../storage/store.ts';
 import type { WantedChunk } from '../storage/types.ts';
 import { daemonError } from './errors.ts';
 import type { Images, OpenedImage } from './mounts.ts';
 
+/** What belongs to one open image beside what its mount shows. */
+interface Parts {
+  path: string;
+  bootstrap: Bootstrap;
+  config: StorageConfig;
+  /** Blob handles not closed yet; with the last one the digest table goes. */
+  handles: Set<number>;
+}
+
+/** Keys of `PUT /api/v1/config` (kata-contract 4.3). */
+const AUTH = 'registry_auth';
+const NOT_BUILT_KEYS: readonly string[] = ['proxy_url', 'dragonfly_scheduler_endpoint'];
+
 export class LazyImages implements Images {
-  constructor(readonly log: Logger) {}
+  private store: BlobStore | null = null;
+  private readonly parts = new Map<OpenedImage, Parts>();
+  private readonly ownerOf = new Map<number, OpenedImage>();
 
-  async open(_path: string, _bootstrap: string, _config: string): Promise<OpenedImage> {
-    throw daemonError('UNSUPPORTED', { what: 'rafs' });
+  constructor(private readonly log: Logger) {}
+
+  async open(path: string, bootstrapPath: string, configText: string): Promise<OpenedImage> {
+    const [{ BlobStore }, { parseConfig }, { openImage }, { shownConfig }] = await Promise.all([
+      import('../storage/store.ts'),
+      import('../storage/config.ts'),
+      import('../rafs/open-image.ts'),
+      import('./shown-config.ts'),
+    ]);
+    const store = (this.store ??= new BlobStore(this.log));
+    const config = parseConfig(configText);
+    const bootstrap = openImage(bootstrapPath);
+    const blobs: ReturnType<BlobStore['openBlob']>[] = [];
+    try {
+      for (const info of bootstrap.blobs) blobs.push(store.openBlob(info, bootstrap.digests(info.index), config));
+    } catch (error) {
+      for (const blob of blobs) store.closeBlob(blob.handle);
+      bootstrap.close();
+      closeSync(bootstrap.fd);
+      throw error;
+    }
+    const { geometry } = bootstrap;
+    const image: OpenedImage = {
+      member: { kind: 'rafs', bootstrapFd: bootstrap.fd, bootstrapPath, blobs },
+      shownConfig: shownConfig(config),
+      configId: config.id,
+      superblock: {
+        magic: 0xe0f5_e1e2,
+        version: 0x600,
+        inodes_count: bootstrap.inodes,
+        flags: geometry.flags,
+        chunk_size: bootstrap.chunkSize,
+        blob_count: geometry.blobCount,
+        root_nid: geometry.rootNid,
+        size: geometry.fileBytes,
+        chunk_table_offset: geometry.chunkTableOffset,
+        chunk_table_size: geometry.chunkTableSize,
+        prefetch_table_offset: geometry.prefetchOffset,
+        prefetch_table_entries: geometry.prefetchSize / 4,
+      },
+    };
+    const handles = new Set(blobs.map(({ handle }) => handle));
+    if (handles.size === 0) bootstrap.close();
+    else this.parts.set(image, { path, bootstrap, config, handles });
+    for (const handle of handles) this.ownerOf.set(handle, image);
+    return image;
   }
 
-  abandon(_image: OpenedImage): void {}
-
-  release(_blobs: readonly number[]): void {}
-
-  async fetch(_blob: number, _chunks: readonly WantedChunk[]): Promise<void> {
-    throw daemonError('UNSUPPORTED', { what: 'rafs' });
+  abandon(image: OpenedImage): void {
+    closeSync(image.member.bootstrapFd);
+    this.release(image.member.blobs.map(({ handle }) => handle));
   }
 
-  settings(_id: string | null): Record<string, string> {
-    return {};
+  release(blobs: readonly number[]): void {
+    for (const handle of blobs) {
+      this.store?.closeBlob(handle);
+      const image = this.ownerOf.get(handle);
+      const parts = image === undefined ? undefined : this.parts.get(image);
+      this.ownerOf.delete(handle);
+      parts?.handles.delete(handle);
+      if (parts?.handles.size === 0) {
+        parts.bootstrap.close();
+        this.parts.delete(image!);
+      }
+    }
   }
 
-  change(_id: string | null, _settings: Record<string, unknown>): void {}
-
-  backendMetrics(_image: OpenedImage): object {
-    return {};
+  async fetch(blob: number, chunks: readonly WantedChunk[]): Promise<void> {
+    if (this.store === null) throw daemonError('NO_COUNTER', { id: `blob ${blob}` });
+    await this.store.fetch(blob, chunks);
   }
 
-  cacheMetrics(_image: OpenedImage): object {
-    return {};
+  /** `GET /api/v1/config`: with an id its own keys, without one all, prefixed. Credentials show as `***`. */
+  settings(id: string | null): Record<string, string> {
+    const settings: Record<string, string> = {};
+    for (const { path, config } of this.parts.values()) {
+      if (id !== null && !names(id, path, config)) continue;
+      const prefix = id === null ? `${path}:` : '';
+      if (config.backend.kind === 'registry') settings[`${prefix}${AUTH}`] = config.backend.auth.toString();
+    }
+    return settings;
   }
+
+  /** `PUT /api/v1/config`: new credentials for the images that `id` names (all without one), used from the next 401 on. */
+  async change(id: string | null, settings: Record<string, unknown>): Promise<void> {
+    for (const [key, value] of Object.entries(settings)) {
+      if (NOT_BUILT_KEYS.includes(key)) throw daemonError('NOT_BUILT', { option: key, what: 'a proxy' });
+      if (key !== AUTH || typeof value !== 'string') throw daemonError('CONFIG_KEY', { key: key.slice(0, 60) });
+    }
+    const auth = settings[AUTH];
+    if (typeof auth !== 'string') return;
+    const { Secret } = await import('../storage/secret.ts');
+    for (const { path, config } of this.parts.values()) {
+      const isMeant = config.backend.kind === 'registry' && (id === null || names(id, path, config));
+      if (isMeant) (config.backend as RegistryConfig).auth = new Secret(auth);
+    }
+  }
+
+  /** `GET /api/v1/metrics/backend`. Requests are counted per store, not yet per backend. */
+  backendMetrics(image: OpenedImage): object {
+    const stats = this.store?.stats;
+    const zeros = () => new Array<number>(8).fill(0);
+    return {
+      backend_type: this.parts.get(image)?.config.backend.kind ?? '',
+      read_count: stats?.requests ?? 0,
+      read_errors: stats?.failedRequests ?? 0,
+      read_amount_total: stats?.fetchedBytes ?? 0,
+      read_cumulative_latency_millis_total: 0,
+      read_cumulative_latency_millis_dist: zeros(),
+      read_count_block_size_dist: zeros(),
+      read_latency_sizes_dist: Array.from({ length: 8 }, zeros),
+    };
+  }
+
+  /** `GET /api/v1/metrics/blobcache`: the snapshotter's garbage collection reads `underlying_files`. */
+  cacheMetrics(image: OpenedImage): object {
+    const stats = this.store?.stats;
+    const { blobs } = this.parts.get(image)?.bootstrap ?? { blobs: [] };
+    return {
+      underlying_files: blobs.map(({ id }) => basename(`${id}.blob.data`)),
+      store_path: this.parts.get(image)?.config.cache?.workDir ?? '',
+      partial_hits: 0,
+      whole_hits: 0,
+      total: 0,
+      entries_count: stats?.chunksFetched ?? 0,
+      prefetch_data_amount: 0,
+      prefetch_requests_count: 0,
+      prefetch_workers: 0,
+      prefetch_unmerged_chunks: 0,
+      prefetch_cumulative_time_millis: 0,
+      prefetch_begin_time_secs: 0,
+      prefetch_begin_time_millis: 0,
+      prefetch_end_time_secs: 0,
+      prefetch_end_time_millis: 0,
+      buffered_backend_size: 0,
+      data_all_ready: false,
+    };
+  }
+}
+
+/** Mount point or `device.id`, with or without a leading slash (kata-contract 4.5 and 8, entry 12). */
+function names(id: string, path: string, config: StorageConfig): boolean {
+  const bare = (name: string) => name.replace(/^\//, '');
+  return bare(id) === bare(path) || bare(id) === bare(config.id);
 }

@@ -51,6 +51,23 @@ export function bindOptional(name: string, result: CType, args: readonly CType[]
   }
 }
 
+/**
+ * As `bind`, but each call runs on a thread of Node's pool and its result goes to the callback. errno is that thread's
+ * and is lost. Not for the device thread, whose event loop never runs.
+ */
+export function bindInPool(
+  name: string,
+  result: CType,
+  args: readonly CType[],
+): (arg: number, done: (value: number) => void) => void {
+  const native = libc.func(
+    name,
+    TYPES[result],
+    args.map((type) => TYPES[type]),
+  );
+  return (arg, done) => native.async(arg, (_error: unknown, value: number) => done(value));
+}
+
 /** errno of the last failed call on this thread, positive. 40 ns. */
 export function lastErrno(): number {
   return koffi.errno();

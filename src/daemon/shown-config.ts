@@ -1,0 +1,94 @@
+/** A storage configuration as the API shows it: v2 shape, every member present, nothing secret (kata-contract 4.4). */
+import type { BackendConfig, HttpConfig, StorageConfig } from '../storage/config.ts';
+
+/** `config` member of a RAFS mount in DaemonInfo. */
+export function shownConfig(config: StorageConfig): object {
+  const prefetch = {
+    enable: config.prefetch.enable,
+    threads: config.prefetch.threads,
+    batch_size: config.prefetch.mergingBytes,
+    bandwidth_limit: config.prefetch.bandwidthBytesPerSecond,
+    prefetch_all: config.prefetch.prefetchAll,
+    stream_prefetch: false,
+  };
+  return {
+    version: 2,
+    id: config.id,
+    backend: shownBackend(config.backend),
+    external_backends: [],
+    cache: {
+      type: config.cache === null ? '' : 'blobcache',
+      compressed: false,
+      validate: config.validate,
+      prefetch,
+      filecache:
+        config.cache === null
+          ? null
+          : {
+              work_dir: config.cache.workDir,
+              disable_indexed_map: false,
+              enable_encryption: false,
+              enable_convergent_encryption: false,
+              encryption_key: '',
+            },
+      fscache: null,
+    },
+    rafs: {
+      mode: config.mode,
+      batch_size: config.amplifyIoBytes,
+      validate: config.validate,
+      enable_xattr: config.enableXattr,
+      iostats_files: config.iostatsFiles,
+      access_pattern: config.accessPattern,
+      latest_read_files: config.latestReadFiles,
+      prefetch,
+    },
+    overlay: null,
+  };
+}
+
+function shownBackend(backend: BackendConfig): object {
+  const none = { localdisk: null, localfs: null, oss: null, s3: null, registry: null, 'http-proxy': null };
+  return { type: backend.kind, ...none, [backend.kind]: members(backend) };
+}
+
+function members(backend: BackendConfig): object {
+  switch (backend.kind) {
+    case 'localfs':
+      return { blob_file: backend.blobFile, dir: backend.dir, alt_dirs: backend.altDirs };
+    case 'registry':
+      return {
+        scheme: backend.scheme,
+        host: backend.host,
+        repo: backend.repo,
+        auth: null,
+        registry_token: null,
+        blob_url_scheme: backend.blobUrlScheme,
+        blob_redirected_host: backend.blobRedirectedHost,
+        ...http(backend),
+      };
+    case 'http-proxy':
+      return { addr: backend.addr, path: backend.path, ...http(backend) };
+    default:
+      return {};
+  }
+}
+
+function http(config: HttpConfig): object {
+  return {
+    skip_verify: config.skipVerify,
+    ca_cert_files: config.caCertFiles,
+    timeout: config.timeoutMs / 1000,
+    connect_timeout: config.connectTimeoutMs / 1000,
+    retry_limit: 0,
+    proxy: {
+      url: config.proxy?.url ?? '',
+      ping_url: '',
+      fallback: config.proxy?.fallback ?? true,
+      check_interval: 5,
+      use_http: false,
+      check_pause_elapsed: 300,
+      dragonfly_scheduler_endpoint: '',
+    },
+  };
+}
