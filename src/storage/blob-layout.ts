@@ -20,6 +20,11 @@ export {
   walkBackwards,
 } from './blob-toc.ts';
 
+/** The broken rule in words, for the log; null when all is well. */
+export type Broken = string | null;
+
+export const DIGEST_BYTES = 32;
+
 /** Blob feature bits (3.11). */
 export const FEATURE = {
   ALIGNED: 0x1,

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { createRequire } from 'node:module';
 import type { Digester } from './types.ts';
 
-export const DIGEST_BYTES = 32;
+export { DIGEST_BYTES } from './blob-layout.ts';
 
 /** A digest fed piece by piece: `update` any number of times, then `digest` once. */
 export interface IncrementalDigest {

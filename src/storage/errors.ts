@@ -4,7 +4,8 @@
  *
  * Facts never hold credentials: URLs are named by their host and path, query strings are left out.
  */
-import { defineErrors } from '../common/app-error.ts';
+import { codeOf, defineErrors } from '../common/app-error.ts';
+import { errno } from '../sys/errno.ts';
 
 interface Facts {
   CONFIG: { path: string; value: unknown; reason: string };
@@ -83,4 +84,12 @@ const SHOWN_CHARS_MAX = 120;
 function show(value: unknown): string {
   const text = value === undefined ? 'missing' : (JSON.stringify(value) ?? String(value));
   return text.length > SHOWN_CHARS_MAX ? `${text.slice(0, SHOWN_CHARS_MAX)}…` : text;
+}
+
+/**
+ * What a guest's read gets for a failed fetch: ESTALE when its image was unmounted meanwhile, EIO for everything else.
+ * A full or read-only cache is our trouble: ENOSPC or EROFS from a read would only mislead.
+ */
+export function errnoOf(error: unknown): number {
+  return codeOf(error) === 'CLOSED' ? errno.ESTALE : errno.EIO;
 }

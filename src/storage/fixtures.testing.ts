@@ -4,9 +4,10 @@
  */
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { compressorOf } from './codecs.ts';
+import { CHUNK_FLAG, chunkInfoBytes, decodeChunkInfo } from './blob-layout.ts';
+import { CODECS, compressorOf } from './codecs.ts';
 import { digesterOf } from './digests.ts';
-import type { BlobInfo, ChunkDigests } from './types.ts';
+import type { BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
 
 export const FIXTURES = process.env['NYDUS_FIXTURES'] ?? resolve(import.meta.dirname, '../../../shared/fixtures');
 export const BLOBS_DIR = join(FIXTURES, 'images/blobs');
@@ -63,4 +64,35 @@ export function chunkDigests(name: string, blobIndex: number): ChunkDigests {
     }
   }
   return (chunkIndex) => digests.get(chunkIndex) ?? null;
+}
+
+/** A chunk as it must appear in the cache file. */
+export interface ExpectedChunk {
+  index: number;
+  uncompressedOffset: number;
+  compressedOffset: number;
+  compressedSize: number;
+  bytes: Buffer;
+}
+
+/** All chunks of a blob, decoded straight from its file. */
+export function expectedChunks(info: BlobInfo, file = blobBytes(info.id)): ExpectedChunk[] {
+  const stored = file.subarray(info.ciOffset, info.ciOffset + info.ciCompressedSize);
+  const table = CODECS[compressorOf(info.ciCompressor) ?? 'none'].decompress(stored, info.ciUncompressedSize);
+  return Array.from({ length: info.chunkCount }, (_, index) => {
+    const chunk = decodeChunkInfo(table, index * chunkInfoBytes(info.features), info.features);
+    const raw = file.subarray(chunk.compressedOffset, chunk.compressedOffset + chunk.compressedSize);
+    const codec = CODECS[chunk.flags & CHUNK_FLAG.COMPRESSED ? info.compressor : 'none'];
+    const { uncompressedOffset, compressedOffset, compressedSize } = chunk;
+    const bytes = codec.decompress(raw, chunk.uncompressedSize);
+    return { index, uncompressedOffset, compressedOffset, compressedSize, bytes };
+  });
+}
+
+export function wantAll(chunks: readonly ExpectedChunk[]): WantedChunk[] {
+  return chunks.map(({ index, uncompressedOffset, bytes }) => ({
+    chunkIndex: index,
+    uncompressedOffset,
+    bytes: bytes.length,
+  }));
 }

@@ -1,0 +1,94 @@
+/**
+ * Where blobs come from, one entry per kind of kata-contract 3.6. A backend answers byte ranges of whole objects; it
+ * knows nothing of chunks, caches or files. One attempt per call: trying again is `retry.ts`.
+ */
+
+import type { Logger } from '../common/log.ts';
+import { openHttpProxy } from './backends/http-proxy.ts';
+import { openLocalfs } from './backends/localfs.ts';
+import { openRegistry } from './backends/registry.ts';
+import type { BackendConfig, BackendKind, HttpConfig } from './config.ts';
+import { storageError } from './errors.ts';
+import { BODY_TIMEOUT_MS, type HttpClient, openHttpClient } from './http.ts';
+
+export interface Backend {
+  readonly kind: BackendKind;
+  /** For messages: kind and place, no credentials. */
+  readonly where: string;
+  /**
+   * Exactly `bytes` bytes at `offset` of the blob.
+   * @throws an AppError whose `retryable` says whether another attempt makes sense; the signal's reason when aborted
+   */
+  read(blobId: string, offset: number, bytes: number, signal: AbortSignal): Promise<Buffer>;
+  /** Length of the blob in bytes. */
+  size(blobId: string, signal: AbortSignal): Promise<number>;
+  close(): void;
+}
+
+type Open<C extends BackendConfig> = (config: C, log: Logger) => Promise<Backend>;
+
+const OPENERS: { [K in BackendKind]: Open<Extract<BackendConfig, { kind: K }>> } = {
+  localfs: async (config) => openLocalfs(config),
+  registry: async (config, log) => openRegistry(config, await httpClient(config, null, log), log),
+  'http-proxy': async (config, log) =>
+    openHttpProxy(config, await httpClient(config, config.addr.startsWith('/') ? config.addr : null, log)),
+  oss: slot('oss'),
+  s3: slot('s3'),
+  localdisk: slot('localdisk'),
+};
+
+/** Opens the backend of a configuration. No network yet. @throws UNSUPPORTED for kinds not built yet */
+export function openBackend(config: BackendConfig, log: Logger): Promise<Backend> {
+  const open = OPENERS[config.kind] as Open<BackendConfig>;
+  return open(config, log);
+}
+
+/** @throws UNSUPPORTED at mount time for what would fail at the first read. */
+export function checkBackend(config: BackendConfig): void {
+  if (config.kind === 'oss' || config.kind === 's3' || config.kind === 'localdisk') throw slotError(config.kind);
+  if ('proxy' in config && config.proxy !== null && !config.proxy.fallback) {
+    throw storageError('UNSUPPORTED', {
+      what: 'a backend proxy without fallback',
+      instead: 'set proxy.fallback to true or leave proxy.url empty',
+    });
+  }
+}
+
+function slot(kind: string): () => Promise<Backend> {
+  return async () => {
+    throw slotError(kind);
+  };
+}
+
+function slotError(kind: string) {
+  return storageError('UNSUPPORTED', { what: `backend ${kind}`, instead: 'use registry, http-proxy or localfs' });
+}
+
+async function httpClient(config: HttpConfig, socketPath: string | null, log: Logger): Promise<HttpClient> {
+  if (config.proxy !== null) log.warn('proxy of the backend configuration is not supported yet: going direct');
+  const { readFile } = await import('node:fs/promises');
+  const ca = await Promise.all(
+    config.caCertFiles.map((path) =>
+      readFile(path, 'utf8').catch((error: unknown) => {
+        throw storageError('CONFIG', { path: 'ca_cert_files', value: path, reason: 'cannot be read' }, error);
+      }),
+    ),
+  );
+  return openHttpClient({
+    skipVerify: config.skipVerify,
+    ca,
+    connectTimeoutMs: config.connectTimeoutMs,
+    headersTimeoutMs: config.timeoutMs,
+    // The reference counts `timeout` over the whole request; a pause inside a body gets the same limit here.
+    bodyTimeoutMs: config.timeoutMs === 0 ? 0 : Math.max(config.timeoutMs, BODY_TIMEOUT_MS),
+    socketPath,
+  });
+}
+
+/** Blob ids become file names and URL paths: 1..255 bytes, no separator, no dot name, no control character. */
+export function checkBlobId(blobId: string): void {
+  const isName = /^[^/\\?#%\s\p{Cc}]+$/u.test(blobId) && blobId !== '.' && blobId !== '..';
+  if (!isName || Buffer.byteLength(blobId) > 200) {
+    throw storageError('CONFIG', { path: 'blob id', value: blobId, reason: 'not usable as a file name' });
+  }
+}

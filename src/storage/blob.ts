@@ -1,0 +1,382 @@
+/**
+ * One open blob on the main thread: brings chunks into its cache file, each once however many readers ask.
+ *
+ *   fetch(wanted) ─ ready? ─ in flight? join ─ else queue ─┐  (one turn of the event loop collects)
+ *                                                          ▼
+ *   plan (fetch-plan.ts) ─▶ lock per chunk ─▶ read range ─▶ decode ─▶ verify ─▶ write data ─▶ set bit ─▶ unlock
+ *
+ * Invariants: a bit is set only after verified bytes are written; nothing that failed is remembered, so that the next
+ * read tries again; a lock is never waited for while another is held, and dies with the process.
+ */
+import { write } from 'node:fs';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { codeOf, explain } from '../common/app-error.ts';
+import type { Logger } from '../common/log.ts';
+import { CHUNK_FLAG, type ChunkInfo } from './blob-layout.ts';
+import { BlobMeta } from './blob-meta.ts';
+import { type CacheFiles, cacheError } from './cache-files.ts';
+import { ChunkLocks } from './chunk-locks.ts';
+import { CODECS } from './codecs.ts';
+import { crc32c, DIGESTS } from './digests.ts';
+import { storageError } from './errors.ts';
+import {
+  type FetchRange,
+  mergeChunks,
+  type PlannedChunk,
+  planFetch,
+  RANGE_BYTES_MAX,
+  Speculation,
+} from './fetch-plan.ts';
+import { DEMAND_POLICY } from './retry.ts';
+import type { StoreStats } from './stats.ts';
+import type { BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
+
+/** Reads from the backend with retries and the store's request limit. */
+export type ReadRange = (offset: number, bytes: number, signal: AbortSignal) => Promise<Buffer>;
+
+/** How often a lock that another process holds is looked at: twice as long each time, up to the second figure. */
+const LOCK_POLL_MS = 2;
+const LOCK_POLL_MAX_MS = 20;
+/**
+ * After this long a chunk locked elsewhere is fetched all the same: the holder is stopped or stuck, and two writers
+ * of the same bytes do no harm. Longer than a live holder's own deadline.
+ */
+const LOCK_WAIT_MS = DEMAND_POLICY.deadlineMs + 5_000;
+/** Digests of longer chunks are computed in slices of this, 2.4 ms of sha256 each. */
+const DIGEST_TURN_BYTES = 4 << 20;
+
+const writeAt = promisify(write);
+
+interface Pending {
+  promise: Promise<void>;
+  resolve: () => void;
+  reject: (error: unknown) => void;
+  /** False while only read-ahead wants it: given up without an error when another process is at it. */
+  isWanted: boolean;
+  digests: ChunkDigests;
+}
+
+export interface BlobOptions {
+  validate: boolean;
+  amplifyIoBytes: number;
+}
+
+export class Blob {
+  private readonly pending = new Map<number, Pending>();
+  private queue: PlannedChunk[] = [];
+  private meta: Promise<BlobMeta> | null = null;
+  private readonly speculation = new Speculation();
+  private readonly locks: ChunkLocks;
+  private readonly closing = new AbortController();
+  private running = 0;
+  private drained: (() => void) | null = null;
+
+  constructor(
+    readonly info: BlobInfo,
+    readonly files: CacheFiles,
+    private readonly options: BlobOptions,
+    private readonly readRange: ReadRange,
+    private readonly stats: StoreStats,
+    private readonly log: Logger,
+  ) {
+    this.locks = new ChunkLocks(() => files.lockFd);
+  }
+
+  /**
+   * Resolves when all wanted chunks are in the cache.
+   * @param digests of the image whose reader waits
+   * @throws CHUNK when the image and the blob disagree, else the first error of plan, fetch, decode, verify, write
+   */
+  async fetch(wanted: readonly WantedChunk[], digests: ChunkDigests): Promise<void> {
+    this.throwIfClosed();
+    const absent = wanted.filter(({ chunkIndex }) => {
+      if (!(chunkIndex >= 0 && chunkIndex < this.info.chunkCount)) throw this.wrong(chunkIndex, 'is not in the blob');
+      return !this.isReady(chunkIndex);
+    });
+    if (absent.length === 0) return;
+    this.files.attach();
+    await this.tracked(async () => {
+      const meta = await this.openMeta();
+      const waits = absent.map((chunk) => this.demand(this.check(meta, chunk), digests));
+      await Promise.all(waits);
+    });
+  }
+
+  /** Aborts what is under way (its readers get CLOSED) and closes the files when it has ended. */
+  async close(): Promise<void> {
+    this.closing.abort(storageError('CLOSED', { blobId: this.info.id }));
+    if (this.running > 0) {
+      await new Promise<void>((resolve) => {
+        this.drained = resolve;
+      });
+    }
+    const meta = await this.meta?.catch(() => null);
+    meta?.close();
+    this.files.close();
+  }
+
+  /** In the private copy, or by now in the file. */
+  private isReady(chunk: number): boolean {
+    const { map } = this.files;
+    if (map.isReady(chunk)) return true;
+    map.refresh(chunk, chunk);
+    if (!map.isReady(chunk)) return false;
+    this.stats.chunksFromOthers++;
+    return true;
+  }
+
+  private check(meta: BlobMeta, wanted: WantedChunk): PlannedChunk {
+    const info = meta.chunk(wanted.chunkIndex);
+    if (info.uncompressedOffset !== wanted.uncompressedOffset) {
+      throw this.wrong(
+        wanted.chunkIndex,
+        `lies at ${info.uncompressedOffset}, the image says ${wanted.uncompressedOffset}`,
+      );
+    }
+    if (info.uncompressedSize < wanted.bytes) {
+      throw this.wrong(wanted.chunkIndex, `has ${info.uncompressedSize} bytes, the image needs ${wanted.bytes}`);
+    }
+    return { index: wanted.chunkIndex, info };
+  }
+
+  private demand(chunk: PlannedChunk, digests: ChunkDigests): Promise<void> {
+    const known = this.pending.get(chunk.index);
+    if (known !== undefined) {
+      known.isWanted = true;
+      return known.promise;
+    }
+    if (this.files.map.isReady(chunk.index)) return Promise.resolve();
+    if (this.queue.length === 0) setImmediate(() => this.flush());
+    this.queue.push(chunk);
+    return this.expect(chunk.index, true, digests);
+  }
+
+  private expect(index: number, isWanted: boolean, digests: ChunkDigests): Promise<void> {
+    const { promise, resolve, reject } = deferred();
+    // A read-ahead that fails has nobody to tell.
+    promise.catch(() => {});
+    this.pending.set(index, { promise, resolve, reject, isWanted, digests });
+    return promise;
+  }
+
+  private settle(index: number, error?: unknown): void {
+    const pending = this.pending.get(index);
+    this.pending.delete(index);
+    if (error === undefined) pending?.resolve();
+    else pending?.reject(error);
+  }
+
+  /** Plans what one turn of the event loop has collected. */
+  private flush(): void {
+    const wanted = this.queue;
+    this.queue = [];
+    void this.tracked(async () => {
+      try {
+        this.throwIfClosed();
+        const meta = await this.openMeta();
+        for (const range of this.plan(meta, wanted)) void this.tracked(() => this.run(range));
+      } catch (error) {
+        for (const chunk of wanted) this.settle(chunk.index, error);
+      }
+    });
+  }
+
+  private plan(meta: BlobMeta, wanted: readonly PlannedChunk[]): FetchRange[] {
+    const offsets = wanted.map(({ info }) => info.compressedOffset);
+    const plan = planFetch({
+      wanted,
+      chunkCount: this.info.chunkCount,
+      infoOf: (index) => meta.chunk(index),
+      isMissing: (index) => !this.files.map.isReady(index) && !this.pending.has(index),
+      windowBytes: this.options.amplifyIoBytes,
+      budgetBytes: this.speculation.budget(offsets, Date.now()),
+    });
+    this.speculation.charge(plan.charges, Date.now());
+    const digests = this.pending.get(wanted[0].index)?.digests ?? (() => null);
+    for (const { index } of plan.extras) void this.expect(index, false, digests);
+    return plan.ranges;
+  }
+
+  /** Settles every chunk of the range, one way or the other. */
+  private async run(range: FetchRange): Promise<void> {
+    try {
+      await this.fetchOnce(range);
+    } catch (error) {
+      for (const { index } of range.chunks) this.settle(index, error);
+    }
+  }
+
+  /** Fetches what no other process is fetching, and waits for the rest. */
+  private async fetchOnce(planned: FetchRange): Promise<void> {
+    const waitUntilMs = Date.now() + LOCK_WAIT_MS;
+    let rest: readonly PlannedChunk[] = planned.chunks;
+    for (let pollMs = LOCK_POLL_MS; ; pollMs = Math.min(LOCK_POLL_MAX_MS, pollMs * 2)) {
+      this.throwIfClosed();
+      rest = rest.filter(({ index }) => this.stillMissing(index));
+      const isLate = Date.now() > waitUntilMs;
+      const locked = isLate ? new Set(rest.map(({ index }) => index)) : this.locks.take(rest);
+      try {
+        // Between the look at the map and the lock another process may have finished.
+        const missing = rest.filter(({ index }) => locked.has(index) && this.stillMissing(index));
+        const isAll = missing.length === planned.chunks.length;
+        // What is left when others fetch the middle is not read over again.
+        const ranges = isAll ? [planned] : mergeChunks(missing, 0, RANGE_BYTES_MAX);
+        for (const range of ranges) await this.fetchRange(range);
+      } finally {
+        if (!isLate) this.locks.give(locked);
+      }
+      rest = rest.filter(({ index }) => !locked.has(index) && this.isStillWanted(index));
+      if (rest.length === 0) return;
+      await sleep(pollMs);
+    }
+  }
+
+  private stillMissing(index: number): boolean {
+    if (!this.isReady(index)) return true;
+    this.settle(index);
+    return false;
+  }
+
+  /** Read-ahead of a chunk another process is at is dropped. */
+  private isStillWanted(index: number): boolean {
+    if (this.pending.get(index)?.isWanted === true) return true;
+    this.settle(index);
+    return false;
+  }
+
+  private async fetchRange(range: FetchRange): Promise<void> {
+    const bytes = await this.read(range.offset, range.bytes);
+    // Those a reader waits for first.
+    const order = [...range.chunks].sort((a, b) => Number(this.isDemanded(b)) - Number(this.isDemanded(a)));
+    for (const chunk of order) {
+      const at = chunk.info.compressedOffset - range.offset;
+      const stored = bytes.subarray(at, at + chunk.info.compressedSize);
+      await this.install(chunk, stored);
+    }
+  }
+
+  private isDemanded(chunk: PlannedChunk): boolean {
+    return this.pending.get(chunk.index)?.isWanted === true;
+  }
+
+  /** A chunk that does not decode or verify is fetched once more, alone; then it is an error of this chunk only. */
+  private async install(chunk: PlannedChunk, stored: Buffer): Promise<void> {
+    try {
+      await this.store(chunk, stored);
+    } catch (error) {
+      if (!isBad(error)) throw error;
+      this.stats.badChunks++;
+      this.log.warn(`blob ${this.info.id}: ${explain(error)}; fetching it once more`);
+      try {
+        await this.store(chunk, await this.read(chunk.info.compressedOffset, chunk.info.compressedSize));
+      } catch (again) {
+        if (!isBad(again)) throw again;
+        this.settle(chunk.index, again);
+      }
+    }
+  }
+
+  /** Decodes, verifies, writes, marks. */
+  private async store(chunk: PlannedChunk, stored: Buffer): Promise<void> {
+    const { info } = chunk;
+    const isCompressed = (info.flags & CHUNK_FLAG.COMPRESSED) !== 0;
+    const codec = CODECS[isCompressed ? this.info.compressor : 'none'];
+    const bytes = await codec.decompressAsync(stored, info.uncompressedSize);
+    await this.verify(chunk.index, info, bytes);
+    this.throwIfClosed();
+    try {
+      for (let done = 0; done < bytes.length; ) {
+        const at = info.uncompressedOffset + done;
+        done += (await writeAt(this.files.dataFd, bytes, done, bytes.length - done, at)).bytesWritten;
+      }
+      await this.files.map.markReady(chunk.index);
+    } catch (error) {
+      throw cacheError(this.files.dataPath, error);
+    }
+    this.stats.chunksFetched++;
+    this.settle(chunk.index);
+  }
+
+  /** The CRC always where there is one (rafs-format 3.2), the digest when validation is on. */
+  private async verify(index: number, info: ChunkInfo, bytes: Buffer): Promise<void> {
+    const facts = { blobId: this.info.id, chunk: index };
+    const hasCrc = (info.flags & CHUNK_FLAG.HAS_CRC32) !== 0;
+    if (hasCrc && crc32c(bytes) !== info.low) throw storageError('DIGEST', { ...facts, kind: 'CRC-32C' });
+    if (!this.options.validate) return;
+    const expected = this.pending.get(index)?.digests(index) ?? null;
+    if (expected === null) {
+      if (hasCrc) return;
+      throw this.wrong(index, 'has no digest in the image although validation is on');
+    }
+    const digest = DIGESTS[this.info.digester].create();
+    for (let at = 0; at < bytes.length; at += DIGEST_TURN_BYTES) {
+      if (at > 0) await nextTurn();
+      digest.update(bytes.subarray(at, at + DIGEST_TURN_BYTES));
+    }
+    if (!digest.digest().equals(expected)) throw storageError('DIGEST', { ...facts, kind: this.info.digester });
+  }
+
+  private read(offset: number, bytes: number): Promise<Buffer> {
+    return this.readRange(offset, bytes, this.closing.signal);
+  }
+
+  /** The chunk table, opened once; a failure is not remembered. */
+  private openMeta(): Promise<BlobMeta> {
+    if (this.meta === null) {
+      this.meta = this.fetchMeta();
+      this.meta.catch(() => {
+        this.meta = null;
+      });
+    }
+    return this.meta;
+  }
+
+  /** Under a lock of its own, so that only one process fetches the table. */
+  private async fetchMeta(): Promise<BlobMeta> {
+    const waitUntilMs = Date.now() + LOCK_WAIT_MS;
+    while (!this.locks.takeMeta() && Date.now() < waitUntilMs) {
+      this.throwIfClosed();
+      await sleep(LOCK_POLL_MAX_MS);
+    }
+    try {
+      return await BlobMeta.open(this.info, this.files.metaPath, (offset, bytes) => this.read(offset, bytes));
+    } finally {
+      this.locks.giveMeta();
+    }
+  }
+
+  /** Counts work that uses the files, so that `close` can wait for its end. */
+  private async tracked(work: () => Promise<void>): Promise<void> {
+    this.running++;
+    try {
+      await work();
+    } finally {
+      this.running--;
+      if (this.running === 0) this.drained?.();
+    }
+  }
+
+  private throwIfClosed(): void {
+    this.closing.signal.throwIfAborted();
+  }
+
+  private wrong(chunk: number, rule: string) {
+    return storageError('CHUNK', { blobId: this.info.id, chunk, rule });
+  }
+}
+
+/** Errors of the bytes themselves, which a second copy may not have. */
+function isBad(error: unknown): boolean {
+  return ['DECODE', 'DIGEST'].includes(codeOf(error));
+}
+
+function deferred(): { promise: Promise<void>; resolve: () => void; reject: (error: unknown) => void } {
+  let resolve!: () => void;
+  let reject!: (error: unknown) => void;
+  const promise = new Promise<void>((yes, no) => {
+    resolve = yes;
+    reject = no;
+  });
+  return { promise, resolve, reject };
+}

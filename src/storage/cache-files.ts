@@ -1,0 +1,231 @@
+/**
+ * The files of one blob in the cache directory (rafs-format 6, kata-contract 5.5): made, checked, and made anew.
+ *
+ *   <id>.blob.data            sparse, chunks at their uncompressed offsets
+ *   <id>.blob.data.chunk_map  which of them are there
+ *   <id>.blob.meta            chunk table (`blob-meta.ts`)
+ *   <id>.blob.lock            ours, empty: byte ranges of it are locked by processes that fetch
+ *
+ * A directory that is full, read-only or gone does not fail the mount: `dataFd` then names /dev/null, no chunk is
+ * ready, and every fetch tries to attach the files again; dup3 puts the real file below the number the device thread
+ * already has. Wrong files are unlinked and never truncated, since others may have them mapped.
+ */
+import { closeSync, constants, fstatSync, ftruncateSync, linkSync, mkdirSync, openSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { AppError } from '../common/app-error.ts';
+import { errnoName } from '../sys/errno.ts';
+import { dupOver, tryLock, unlock } from '../sys/lock.ts';
+import { LOCK_OPEN_AT } from './chunk-locks.ts';
+import { ChunkMap, checkChunkMap, chunkMapBytes, initChunkMap, newReadyBits } from './chunk-map.ts';
+import { storageError } from './errors.ts';
+
+const MODE = 0o644;
+const { O_RDWR, O_RDONLY, O_CREAT, O_EXCL } = constants;
+
+/** Opening holds the lock for some ten system calls; after this long it goes on without. */
+const OPEN_LOCK_TRIES = 50;
+const OPEN_LOCK_PAUSE_MS = 1;
+
+/** How far `attach` got. */
+export type CacheState = 'writable' | 'read-only' | 'none';
+
+export class CacheFiles {
+  /** Never changes its number; what it names may change once, from /dev/null or a read-only file to the real one. */
+  readonly dataFd: number;
+  readonly ready: SharedArrayBuffer;
+  readonly metaPath: string;
+  state: CacheState = 'none';
+  map: ChunkMap;
+  /** -1 while there is none. */
+  lockFd = -1;
+  readonly dataPath: string;
+  private readonly mapPath: string;
+  private readonly lockPath: string;
+
+  constructor(
+    private readonly workDir: string,
+    blobId: string,
+    private readonly chunkCount: number,
+    private readonly uncompressedSize: number,
+  ) {
+    this.dataPath = join(workDir, `${blobId}.blob.data`);
+    this.mapPath = `${this.dataPath}.chunk_map`;
+    this.metaPath = join(workDir, `${blobId}.blob.meta`);
+    this.lockPath = join(workDir, `${blobId}.blob.lock`);
+    this.ready = newReadyBits(chunkCount);
+    this.dataFd = openSync('/dev/null', O_RDONLY);
+    this.map = new ChunkMap(-1, false, this.ready, chunkCount);
+  }
+
+  /**
+   * Opens or creates the files as far as the directory allows; does nothing when they are writable already.
+   * @throws NO_SPACE, READ_ONLY or CACHE_IO when chunks cannot be written; what is there can be read all the same
+   */
+  attach(): void {
+    if (this.state === 'writable') return;
+    try {
+      mkdirSync(this.workDir, { recursive: true });
+      this.openLock();
+      this.withOpenLock(() => this.openWritable());
+    } catch (error) {
+      if (this.state === 'none') this.openReadOnly();
+      throw cacheError(this.dataPath, error);
+    }
+  }
+
+  /** Unlinks nothing: the next user finds the chunks. */
+  close(): void {
+    this.map.close();
+    closeSync(this.dataFd);
+    if (this.lockFd >= 0) closeSync(this.lockFd);
+    this.lockFd = -1;
+    this.state = 'none';
+  }
+
+  private openLock(): void {
+    if (this.lockFd < 0) this.lockFd = openSync(this.lockPath, O_RDWR | O_CREAT, MODE);
+  }
+
+  /** Serialises creation among our processes, so that two that find a broken file do not unlink each other's new one. */
+  private withOpenLock(run: () => void): void {
+    const pause = new Int32Array(new SharedArrayBuffer(4));
+    for (let tries = 0; tries < OPEN_LOCK_TRIES && tryLock(this.lockFd, LOCK_OPEN_AT, 1) !== 0; tries++) {
+      Atomics.wait(pause, 0, 0, OPEN_LOCK_PAUSE_MS);
+    }
+    try {
+      run();
+    } finally {
+      unlock(this.lockFd, LOCK_OPEN_AT, 1);
+    }
+  }
+
+  private openWritable(): void {
+    let data = openIfThere(this.dataPath, O_RDWR);
+    if (data >= 0 && ![0, this.uncompressedSize].includes(fstatSync(data).size)) {
+      closeSync(data);
+      unlinkIfThere(this.dataPath);
+      data = -1;
+    }
+    // Bits without their data would serve zeros: a map outlives its data file when a cleaner removed only the latter.
+    if (data < 0 || fstatSync(data).size !== this.uncompressedSize) unlinkIfThere(this.mapPath);
+    if (data < 0) data = createSized(this.dataPath, this.uncompressedSize);
+    let map = -1;
+    try {
+      // Another daemon has just created it and comes to its length next.
+      if (fstatSync(data).size === 0) ftruncateSync(data, this.uncompressedSize);
+      map = this.openMap();
+      this.adopt(data, map, true);
+      map = -1;
+    } finally {
+      closeSync(data);
+      if (map >= 0) closeSync(map);
+    }
+  }
+
+  private openMap(): number {
+    const found = openIfThere(this.mapPath, O_RDWR);
+    if (found >= 0 && checkChunkMap(found, this.chunkCount) !== null) {
+      closeSync(found);
+      unlinkIfThere(this.mapPath);
+    } else if (found >= 0) {
+      initChunkMap(found, this.chunkCount);
+      return found;
+    }
+    const created = createSized(this.mapPath, chunkMapBytes(this.chunkCount));
+    try {
+      initChunkMap(created, this.chunkCount);
+    } catch (error) {
+      closeSync(created);
+      throw error;
+    }
+    return created;
+  }
+
+  /** Serves what another daemon has cached, when nothing can be written. Never throws. */
+  private openReadOnly(): void {
+    let data = -1;
+    let map = -1;
+    try {
+      data = openIfThere(this.dataPath, O_RDONLY);
+      map = openIfThere(this.mapPath, O_RDONLY);
+      const isWhole = data >= 0 && fstatSync(data).size === this.uncompressedSize;
+      if (!isWhole || map < 0 || fstatSync(map).size === 0 || checkChunkMap(map, this.chunkCount) !== null) return;
+      this.adopt(data, map, false);
+      map = -1;
+    } catch {
+      // Not even readable: the caller throws the reason why nothing can be written.
+    } finally {
+      if (data >= 0) closeSync(data);
+      if (map >= 0) closeSync(map);
+    }
+  }
+
+  /**
+   * Puts `data` below `dataFd`, then shows the device thread the bits. Bits that came from another data file would
+   * now stand for holes, so a file that was replaced meanwhile is refused until the image is mounted anew.
+   */
+  private adopt(data: number, map: number, isWritable: boolean): void {
+    if (this.state === 'read-only' && fstatSync(data).ino !== fstatSync(this.dataFd).ino) {
+      throw storageError('CACHE_FILE', {
+        path: this.dataPath,
+        rule: 'replaced since it was opened; mount the image again',
+      });
+    }
+    const result = dupOver(data, this.dataFd);
+    if (result < 0) throw storageError('CACHE_IO', { path: this.dataPath, call: 'dup3', errno: errnoName(-result) });
+    this.map.close();
+    this.map = new ChunkMap(map, isWritable, this.ready, this.chunkCount);
+    this.state = isWritable ? 'writable' : 'read-only';
+  }
+}
+
+/** A system error about a cache file as the error a reader gets; other AppErrors pass. */
+export function cacheError(path: string, error: unknown): unknown {
+  if (error instanceof AppError) return error;
+  const { code, syscall } = error as NodeJS.ErrnoException;
+  if (code === 'ENOSPC' || code === 'EDQUOT') return storageError('NO_SPACE', { path }, error);
+  if (code === 'EROFS' || code === 'EACCES' || code === 'EPERM') return storageError('READ_ONLY', { path }, error);
+  return storageError('CACHE_IO', { path, call: syscall ?? 'access', errno: code ?? 'unknown' }, error);
+}
+
+/** The descriptor, or -1 when there is no such file. */
+export function openIfThere(path: string, flags: number): number {
+  try {
+    return openSync(path, flags);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return -1;
+    throw error;
+  }
+}
+
+function unlinkIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+}
+
+let temporaries = 0;
+
+/** Name next to `path` that nobody else uses. */
+export function temporaryName(path: string): string {
+  return `${path}.${process.pid}.${temporaries++}.tmp`;
+}
+
+/** Creates a file that is never seen with another length; another process's file of that name wins. */
+function createSized(path: string, bytes: number): number {
+  const temporary = temporaryName(path);
+  const fd = openSync(temporary, O_RDWR | O_CREAT | O_EXCL, MODE);
+  try {
+    ftruncateSync(fd, bytes);
+    linkSync(temporary, path);
+    return fd;
+  } catch (error) {
+    closeSync(fd);
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return openSync(path, O_RDWR);
+    throw error;
+  } finally {
+    unlinkIfThere(temporary);
+  }
+}

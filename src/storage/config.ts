@@ -1,0 +1,234 @@
+/**
+ * The configuration of an image's storage as a typed model, read from the v1 JSON text that Kata and the snapshotter
+ * hand over (kata-contract 3.4, 3.6, 3.7). Unknown members are ignored everywhere; a wrong type or value names its
+ * path, value and reason. Secrets are kept in `Secret`, which prints as `***`.
+ */
+
+import { Members } from './config-members.ts';
+import { storageError } from './errors.ts';
+import { Secret } from './secret.ts';
+
+export type BackendKind = 'localfs' | 'registry' | 'http-proxy' | 'oss' | 's3' | 'localdisk';
+
+/** Common to the HTTP backends. Time-outs in ms, 0 = none. */
+export interface HttpConfig {
+  skipVerify: boolean;
+  caCertFiles: string[];
+  timeoutMs: number;
+  connectTimeoutMs: number;
+  /** A proxy was configured (kata-contract 3.8), whose building is still to come; null when none. */
+  proxy: { url: string; fallback: boolean } | null;
+}
+
+export interface LocalfsConfig {
+  kind: 'localfs';
+  /** Path of the only blob, or empty. */
+  blobFile: string;
+  dir: string;
+  altDirs: string[];
+}
+
+export interface RegistryConfig extends HttpConfig {
+  kind: 'registry';
+  scheme: 'http' | 'https';
+  host: string;
+  repo: string;
+  /** base64 of `user:password`, empty for none. */
+  auth: Secret;
+  /** Bearer token used as it is, empty for none. */
+  registryToken: Secret;
+  /** Replace scheme and host of redirect targets, empty for no change. */
+  blobUrlScheme: string;
+  blobRedirectedHost: string;
+}
+
+export interface HttpProxyConfig extends HttpConfig {
+  kind: 'http-proxy';
+  /** `http://…`, `https://…`, or the absolute path of a UNIX socket. */
+  addr: string;
+  /** URL prefix that the blob id is appended to. */
+  path: string;
+}
+
+/** Kinds with a name and no code yet: opening one is an error that says so. */
+export interface SlotConfig {
+  kind: 'oss' | 's3' | 'localdisk';
+}
+
+export type BackendConfig = LocalfsConfig | RegistryConfig | HttpProxyConfig | SlotConfig;
+
+export interface CacheConfig {
+  workDir: string;
+}
+
+export interface StorageConfig {
+  /** `device.id`, the name of the cache metrics. */
+  id: string;
+  backend: BackendConfig;
+  /** null = no cache configured, with which v6 images cannot be served. */
+  cache: CacheConfig | null;
+  /** Verify digests of chunks: `digest_validate` or `device.cache.validate`. */
+  validate: boolean;
+  /** Window of neighbouring missing chunks fetched with a wanted one, in bytes; 0 = only what is wanted. */
+  amplifyIoBytes: number;
+  mode: 'direct' | 'cached';
+  enableXattr: boolean;
+  iostatsFiles: boolean;
+  accessPattern: boolean;
+  latestReadFiles: boolean;
+  prefetch: PrefetchConfig;
+}
+
+export interface PrefetchConfig {
+  enable: boolean;
+  threads: number;
+  mergingBytes: number;
+  bandwidthBytesPerSecond: number;
+  prefetchAll: boolean;
+}
+
+/** Longest text taken: the limit the reference daemon has for configuration files. */
+export const CONFIG_CHARS_MAX = 1 << 20;
+const AMPLIFY_BYTES_DEFAULT = 1 << 20;
+const AMPLIFY_BYTES_MAX = 0x1000_0000;
+const PREFETCH_THREADS_DEFAULT = 8;
+const PREFETCH_THREADS_MAX = 1024;
+const TIMEOUT_SECONDS_DEFAULT = 5;
+/** A day: longer is a typing error. */
+const TIMEOUT_SECONDS_MAX = 86_400;
+
+/**
+ * Parses a v1 configuration text.
+ * @throws CONFIG with the path of the member, its value and the reason
+ */
+export function parseConfig(text: string): StorageConfig {
+  if (text.length > CONFIG_CHARS_MAX) {
+    throw storageError('CONFIG', { path: '(whole text)', value: text.length, reason: 'longer than 1 MiB' });
+  }
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch {
+    // The engine's message quotes the text around the error, which may be a password.
+    throw storageError('CONFIG', { path: '(whole text)', value: `${text.length} characters`, reason: 'not JSON' });
+  }
+  const root = Members.of(parsed, '');
+  if (root.has('version') && !root.has('device')) {
+    throw storageError('UNSUPPORTED', { what: 'configuration version 2', instead: 'give the v1 form with "device"' });
+  }
+  const device = root.object('device');
+  const cache = device.optionalObject('cache');
+  return {
+    id: device.text('id', ''),
+    backend: parseBackend(device.object('backend')),
+    cache: cache === null ? null : parseCache(cache),
+    validate: root.flag('digest_validate', false) || (cache?.flag('validate', false) ?? false),
+    amplifyIoBytes: root.whole('amplify_io', AMPLIFY_BYTES_DEFAULT, AMPLIFY_BYTES_MAX),
+    mode: root.choice('mode', ['direct', 'cached']),
+    enableXattr: root.flag('enable_xattr', false),
+    iostatsFiles: root.flag('iostats_files', false),
+    accessPattern: root.flag('access_pattern', false),
+    latestReadFiles: root.flag('latest_read_files', false),
+    prefetch: parsePrefetch(root.optionalObject('fs_prefetch')),
+  };
+}
+
+/** Zeros mean the defaults: old snapshotters write them into disabled tables (kata-contract 3.4). */
+function parsePrefetch(table: Members | null): PrefetchConfig {
+  if (table === null) {
+    return { enable: false, threads: 8, mergingBytes: 1 << 20, bandwidthBytesPerSecond: 0, prefetchAll: true };
+  }
+  return {
+    enable: table.flag('enable', false),
+    threads: table.whole('threads_count', 0, PREFETCH_THREADS_MAX) || PREFETCH_THREADS_DEFAULT,
+    mergingBytes: table.whole('merging_size', 0, AMPLIFY_BYTES_MAX) || AMPLIFY_BYTES_DEFAULT,
+    bandwidthBytesPerSecond: table.whole('bandwidth_rate', 0, Number.MAX_SAFE_INTEGER),
+    prefetchAll: table.flag('prefetch_all', true),
+  };
+}
+
+const BACKENDS: Record<BackendKind, (config: Members) => BackendConfig> = {
+  localfs: parseLocalfs,
+  registry: parseRegistry,
+  'http-proxy': parseHttpProxy,
+  oss: () => ({ kind: 'oss' }),
+  s3: () => ({ kind: 's3' }),
+  localdisk: () => ({ kind: 'localdisk' }),
+};
+
+function parseBackend(backend: Members): BackendConfig {
+  const kind = backend.choice('type', Object.keys(BACKENDS) as BackendKind[]);
+  return BACKENDS[kind](backend.object('config'));
+}
+
+function parseLocalfs(config: Members): LocalfsConfig {
+  const parsed: LocalfsConfig = {
+    kind: 'localfs',
+    blobFile: config.text('blob_file', ''),
+    dir: config.text('dir', ''),
+    altDirs: config.texts('alt_dirs'),
+  };
+  if (parsed.blobFile === '' && parsed.dir === '') throw config.wrong('dir', 'this or blob_file must be given');
+  return parsed;
+}
+
+function parseRegistry(config: Members): RegistryConfig {
+  const host = config.required('host');
+  if (!/^[A-Za-z0-9.\-_[\]:]+$/.test(host)) throw config.wrong('host', 'not a host name with optional port');
+  const repo = config.required('repo');
+  if (!/^[A-Za-z0-9._\-/]+$/.test(repo) || repo.split('/').includes('..')) {
+    throw config.wrong('repo', 'not a repository name');
+  }
+  return {
+    kind: 'registry',
+    // Anything but exactly "http" means https (kata-contract 3.6).
+    scheme: config.text('scheme', 'https') === 'http' ? 'http' : 'https',
+    host,
+    repo,
+    auth: new Secret(config.secret('auth')),
+    registryToken: new Secret(config.secret('registry_token')),
+    blobUrlScheme: config.text('blob_url_scheme', ''),
+    blobRedirectedHost: config.text('blob_redirected_host', ''),
+    ...parseHttp(config),
+  };
+}
+
+function parseHttpProxy(config: Members): HttpProxyConfig {
+  const addr = config.required('addr');
+  if (!addr.startsWith('/') && !isHttpUrl(addr)) {
+    throw config.wrong('addr', 'neither an http(s) URL nor the absolute path of a socket');
+  }
+  return { kind: 'http-proxy', addr, path: config.text('path', ''), ...parseHttp(config) };
+}
+
+function parseHttp(config: Members): HttpConfig {
+  const seconds = (name: string) => config.whole(name, TIMEOUT_SECONDS_DEFAULT, TIMEOUT_SECONDS_MAX) * 1000;
+  const proxy = config.optionalObject('proxy');
+  const url = proxy?.text('url', '') ?? '';
+  return {
+    skipVerify: config.flag('skip_verify', false),
+    caCertFiles: config.texts('ca_cert_files'),
+    timeoutMs: seconds('timeout'),
+    connectTimeoutMs: seconds('connect_timeout'),
+    proxy: proxy === null || url === '' ? null : { url, fallback: proxy.flag('fallback', true) },
+  };
+}
+
+function parseCache(cache: Members): CacheConfig | null {
+  const kind = cache.choice('type', ['blobcache', 'filecache', 'fscache', 'dummycache', ''], '');
+  if (kind === 'dummycache' || kind === '') return null;
+  if (kind === 'fscache') throw cache.wrong('type', 'fscache needs a daemon of its own; use blobcache');
+  if (cache.flag('compressed', false))
+    throw cache.wrong('compressed', 'a compressed cache is not supported; leave it out');
+  const config = cache.object('config');
+  if (config.flag('enable_encryption', false)) {
+    throw config.wrong('enable_encryption', 'an encrypted cache is not supported; leave it out');
+  }
+  const workDir = config.text('work_dir', '.');
+  if (workDir === '' || workDir.includes('\0')) throw config.wrong('work_dir', 'not a directory name');
+  return { workDir };
+}
+
+function isHttpUrl(text: string): boolean {
+  return URL.canParse(text) && /^https?:$/.test(new URL(text).protocol);
+}

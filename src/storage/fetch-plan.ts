@@ -1,0 +1,166 @@
+/**
+ * Which byte ranges to ask the backend for, given the chunks that readers wait for. Pure: no I/O, no clock of its own.
+ *
+ * Neighbouring chunks become one request. Small gaps are read over and the window behind a wanted chunk is read ahead,
+ * but both only within a budget: bytes nobody asked for are speculation, and `Speculation` bounds how much of it can
+ * be wrong. A cold read of one file therefore never fetches more than SPECULATION_BYTES_MAX beyond its own chunks.
+ */
+import assert from 'node:assert/strict';
+import type { ChunkInfo } from './blob-layout.ts';
+
+/** A chunk with its number. */
+export interface PlannedChunk {
+  index: number;
+  info: ChunkInfo;
+}
+
+/** One ranged request and the chunks it brings, in order of their offset. */
+export interface FetchRange {
+  offset: number;
+  bytes: number;
+  chunks: PlannedChunk[];
+}
+
+/**
+ * Speculative bytes that may be outstanding, that is: fetched beyond the demand and not yet shown useful. Less than
+ * the 1 MiB a cold read may fetch beyond its file.
+ */
+export const SPECULATION_BYTES_MAX = 768 << 10;
+assert.ok(SPECULATION_BYTES_MAX < 1 << 20);
+/** A demand this close behind an earlier range shows that its read-ahead was used. */
+const LOCALITY_BYTES = 128 << 10;
+/** Speculation this old is forgiven: later reads have nothing to do with it. */
+const FORGIVEN_AFTER_MS = 10_000;
+/** Gaps up to this are read over: at 100 MB/s as dear as 0.6 ms, and a request costs a round trip. */
+export const GAP_BYTES_MAX = 64 << 10;
+/** A request ends here, so that its first chunk is not kept waiting by its last; one chunk may be longer. */
+export const RANGE_BYTES_MAX = 2 << 20;
+/** And after this many chunks, however well they compress: each costs some 50 µs of main thread. */
+const RANGE_CHUNKS_MAX = 1024;
+
+export interface PlanInput {
+  /** Chunks somebody waits for, each once. */
+  wanted: readonly PlannedChunk[];
+  chunkCount: number;
+  infoOf: (index: number) => ChunkInfo;
+  /** True for chunks that are neither in the cache nor being fetched. */
+  isMissing: (index: number) => boolean;
+  /** Range size up to which a range is read ahead (`amplify_io`). */
+  windowBytes: number;
+  /** Bytes beyond the demand that this plan may add. */
+  budgetBytes: number;
+}
+
+export interface Plan {
+  ranges: FetchRange[];
+  /** Chunks added to the wanted ones. */
+  extras: PlannedChunk[];
+  /** Speculative bytes by range end, to be charged. */
+  charges: { end: number; bytes: number }[];
+}
+
+/** Plans the requests for `wanted`. Every wanted chunk is in exactly one range; extras are missing chunks only. */
+export function planFetch(input: PlanInput): Plan {
+  let budget = input.windowBytes === 0 ? 0 : input.budgetBytes;
+  const extras: PlannedChunk[] = [];
+  const charges: Plan['charges'] = [];
+  const add = (range: FetchRange, chunk: PlannedChunk) => {
+    append(range, chunk);
+    extras.push(chunk);
+  };
+  const ranges = mergeChunks(input.wanted, Math.min(GAP_BYTES_MAX, budget), RANGE_BYTES_MAX);
+  ranges.forEach((range, position) => {
+    let spent = range.bytes - storedBytes(range);
+    for (const chunk of chunksInGaps(range, input)) add(range, chunk);
+    range.chunks.sort((a, b) => a.info.compressedOffset - b.info.compressedOffset);
+    const limit = ranges[position + 1]?.offset ?? Number.POSITIVE_INFINITY;
+    for (let next = lastIndex(range) + 1; next < input.chunkCount && input.isMissing(next); next++) {
+      const info = input.infoOf(next);
+      const end = info.compressedOffset + info.compressedSize;
+      const isNext = info.compressedOffset === range.offset + range.bytes && end <= limit && !isFull(range);
+      if (!isNext || end - range.offset > input.windowBytes || spent + info.compressedSize > budget) break;
+      add(range, { index: next, info });
+      spent += info.compressedSize;
+    }
+    budget = Math.max(0, budget - spent);
+    if (spent > 0) charges.push({ end: range.offset + range.bytes, bytes: spent });
+  });
+  return { ranges, extras, charges };
+}
+
+/** Joins chunks whose stored bytes are at most `gapBytes` apart into ranges of at most `rangeBytes`. */
+export function mergeChunks(chunks: readonly PlannedChunk[], gapBytes: number, rangeBytes: number): FetchRange[] {
+  const sorted = [...chunks].sort((a, b) => a.info.compressedOffset - b.info.compressedOffset);
+  const ranges: FetchRange[] = [];
+  let current: FetchRange | null = null;
+  for (const chunk of sorted) {
+    const { compressedOffset, compressedSize } = chunk.info;
+    const gap: number = current === null ? 0 : compressedOffset - (current.offset + current.bytes);
+    const bytes: number = current === null ? 0 : compressedOffset + compressedSize - current.offset;
+    if (current !== null && gap <= gapBytes && bytes <= rangeBytes && !isFull(current)) {
+      append(current, chunk);
+    } else {
+      current = { offset: compressedOffset, bytes: compressedSize, chunks: [chunk] };
+      ranges.push(current);
+    }
+  }
+  return ranges;
+}
+
+function isFull(range: FetchRange): boolean {
+  return range.chunks.length >= RANGE_CHUNKS_MAX;
+}
+
+function append(range: FetchRange, chunk: PlannedChunk): void {
+  range.chunks.push(chunk);
+  const end = chunk.info.compressedOffset + chunk.info.compressedSize;
+  range.bytes = Math.max(range.bytes, end - range.offset);
+}
+
+/** Missing chunks whose bytes a range reads over anyway. */
+function chunksInGaps(range: FetchRange, input: PlanInput): PlannedChunk[] {
+  const found: PlannedChunk[] = [];
+  for (let i = 1; i < range.chunks.length; i++) {
+    const before = range.chunks[i - 1];
+    const after = range.chunks[i];
+    const from = before.info.compressedOffset + before.info.compressedSize;
+    if (after.info.compressedOffset <= from) continue;
+    // Chunks have at least one stored byte each, so a gap bounds how many indexes are looked at.
+    const last = Math.min(after.index, before.index + 1 + GAP_BYTES_MAX);
+    for (let index = before.index + 1; index < last; index++) {
+      const info = input.infoOf(index);
+      const isInside =
+        info.compressedOffset >= from && info.compressedOffset + info.compressedSize <= after.info.compressedOffset;
+      if (!isInside) break;
+      if (input.isMissing(index)) found.push({ index, info });
+    }
+  }
+  return found;
+}
+
+function storedBytes(range: FetchRange): number {
+  return range.chunks.reduce((sum, chunk) => sum + chunk.info.compressedSize, 0);
+}
+
+function lastIndex(range: FetchRange): number {
+  return range.chunks[range.chunks.length - 1].index;
+}
+
+/** The account of speculative bytes of one blob. */
+export class Speculation {
+  private outstanding: { end: number; bytes: number; atMs: number }[] = [];
+
+  /** Budget for a plan that starts with demands at these compressed offsets. */
+  budget(offsets: readonly number[], nowMs: number): number {
+    this.outstanding = this.outstanding.filter(({ end, atMs }) => {
+      const isUsed = offsets.some((offset) => offset >= end && offset - end <= LOCALITY_BYTES);
+      return !isUsed && nowMs - atMs < FORGIVEN_AFTER_MS;
+    });
+    const spent = this.outstanding.reduce((sum, { bytes }) => sum + bytes, 0);
+    return Math.max(0, SPECULATION_BYTES_MAX - spent);
+  }
+
+  charge(charges: Plan['charges'], nowMs: number): void {
+    for (const { end, bytes } of charges) this.outstanding.push({ end, bytes, atMs: nowMs });
+  }
+}

@@ -1,0 +1,89 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, readSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import { SILENT } from '../common/log.ts';
+import { parseConfig, type StorageConfig } from './config.ts';
+import { BLOBS_DIR, blobTable, chunkDigests, type ExpectedChunk, expectedChunks, wantAll } from './fixtures.testing.ts';
+import { BlobStore } from './store.ts';
+import type { BlobHandle } from './types.ts';
+
+const root = mkdtempSync(join(tmpdir(), 'store-'));
+after(() => rmSync(root, { recursive: true }));
+let directories = 0;
+
+function freshDir(): string {
+  return mkdtempSync(join(root, `${directories++}-`));
+}
+
+function localConfig(workDir: string, blobsDir = BLOBS_DIR, more: object = {}): StorageConfig {
+  return parseConfig(
+    JSON.stringify({
+      device: {
+        backend: { type: 'localfs', config: { dir: blobsDir } },
+        cache: { type: 'blobcache', config: { work_dir: workDir } },
+      },
+      mode: 'direct',
+      ...more,
+    }),
+  );
+}
+
+function assertCached(handle: BlobHandle, chunk: ExpectedChunk): void {
+  const ready = new Uint8Array(handle.ready);
+  assert.ok(ready[chunk.index >> 3] & (0x80 >> (chunk.index & 7)), `chunk ${chunk.index} ready`);
+  const bytes = Buffer.alloc(chunk.bytes.length);
+  readSync(handle.dataFd, bytes, 0, bytes.length, chunk.uncompressedOffset);
+  assert.deepEqual(bytes, chunk.bytes, `chunk ${chunk.index}`);
+}
+
+const IMAGES = [
+  'v6-zstd-blake3',
+  'v6-none-blake3-4k',
+  'v6-none-sha256-4k',
+  'v6-lz4_block-blake3-4k',
+  'v6-lz4_block-sha256-4k',
+  'v6-zstd-blake3-4k',
+  'v6-zstd-sha256-4k',
+  'v6-toc',
+  'tar-v6',
+  'targz-v6',
+  'v6-dict',
+  'merged-v6',
+  'v6-2.2',
+];
+
+for (const name of IMAGES) {
+  describe(`image ${name}`, () => {
+    for (const validate of [false, true]) {
+      test(`every chunk, validation ${validate ? 'on' : 'off'}`, async () => {
+        const store = new BlobStore(SILENT);
+        const config = localConfig(freshDir(), BLOBS_DIR, { digest_validate: validate });
+        for (const info of blobTable(name)) {
+          const used = expectedChunks(info).filter(({ index }) => chunkDigests(name, info.index)(index) !== null);
+          const handle = store.openBlob(info, chunkDigests(name, info.index), config);
+          await store.fetch(handle.handle, wantAll(used));
+          for (const chunk of used) assertCached(handle, chunk);
+        }
+        await store.close();
+      });
+    }
+    test('chunk by chunk, and again from the cache without a request', async () => {
+      const workDir = freshDir();
+      for (const isFirst of [true, false]) {
+        const store = new BlobStore(SILENT);
+        for (const info of blobTable(name)) {
+          const handle = store.openBlob(info, () => null, localConfig(workDir, BLOBS_DIR, { amplify_io: 0 }));
+          const chunks = expectedChunks(info);
+          for (const chunk of chunks.slice(0, 40)) {
+            await store.fetch(handle.handle, wantAll([chunk]));
+            assertCached(handle, chunk);
+          }
+        }
+        assert.equal(store.stats.requests > 0, isFirst);
+        await store.close();
+      }
+    });
+  });
+}

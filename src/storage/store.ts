@@ -1,0 +1,225 @@
+/**
+ * All open blobs of a process. The one class of this room its users see: open at mount, fetch what is missing, close
+ * at umount. Blobs and backends that several mounts name alike are opened once and counted.
+ */
+import { createHash } from 'node:crypto';
+import { explain } from '../common/app-error.ts';
+import type { Logger } from '../common/log.ts';
+import { type Backend, checkBackend, checkBlobId, openBackend } from './backend.ts';
+import { Blob, type ReadRange } from './blob.ts';
+import {
+  CHUNKS_PER_BLOB_MAX,
+  checkFeatures,
+  chunkInfoBytes,
+  FEATURE,
+  hasChunkTable,
+  UNCOMPRESSED_BLOB_BYTES_MAX,
+} from './blob-layout.ts';
+import { CacheFiles } from './cache-files.ts';
+import type { BackendConfig, StorageConfig } from './config.ts';
+import { storageError } from './errors.ts';
+import { Gate } from './gate.ts';
+import { DEMAND_POLICY, withRetry } from './retry.ts';
+import { Secret } from './secret.ts';
+import { newStats, type StoreStats } from './stats.ts';
+import type { BlobHandle, BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
+
+/** Requests to one backend at a time: below the connections of `http.ts`, so that none waits for a socket. */
+const REQUESTS_MAX = 12;
+
+interface SharedBlob {
+  key: string;
+  blob: Blob;
+  users: number;
+  backend: SharedBackend;
+}
+
+interface SharedBackend {
+  key: string;
+  config: BackendConfig;
+  opening: Promise<Backend> | null;
+  gate: Gate;
+  users: number;
+}
+
+interface Opened {
+  shared: SharedBlob;
+  digests: ChunkDigests;
+}
+
+export class BlobStore {
+  readonly stats: StoreStats = newStats();
+  private readonly opened = new Map<number, Opened>();
+  private readonly blobs = new Map<string, SharedBlob>();
+  private readonly backends = new Map<string, SharedBackend>();
+  private readonly closing = new Set<Promise<void>>();
+  private nextHandle = 1;
+
+  constructor(private readonly log: Logger) {}
+
+  /**
+   * Opens a blob for one mount: no network, no waiting. A cache directory that cannot be written does not fail the
+   * mount; reads of missing chunks fail until it can.
+   * @param digests asked for on the main thread while the blob is open, when `config.validate` is set
+   * @throws UNSUPPORTED for kinds of blobs and backends not built yet, CONFIG, BLOB_META
+   */
+  openBlob(info: BlobInfo, digests: ChunkDigests, config: StorageConfig): BlobHandle {
+    checkBlobId(info.id);
+    checkBlob(info);
+    checkBackend(config.backend);
+    const { cache } = config;
+    if (cache === null) {
+      const reason = 'RAFS v6 needs a cache: set "blobcache" and a work_dir';
+      throw storageError('CONFIG', { path: 'device.cache.type', value: '', reason });
+    }
+    const shared = this.share(info, config, cache.workDir);
+    shared.users++;
+    const handle = this.nextHandle++;
+    this.opened.set(handle, { shared, digests });
+    const { files } = shared.blob;
+    const { chunkCount, uncompressedSize } = info;
+    return { handle, dataFd: files.dataFd, ready: files.ready, chunkCount, uncompressedSize };
+  }
+
+  /** Brings chunks of an open blob into its cache file. @throws CLOSED, and what `Blob.fetch` throws */
+  async fetch(handle: number, wanted: readonly WantedChunk[]): Promise<void> {
+    const opened = this.opened.get(handle);
+    if (opened === undefined) throw storageError('CLOSED', { blobId: `(handle ${handle})` });
+    await opened.shared.blob.fetch(wanted, opened.digests);
+  }
+
+  /**
+   * Ends one mount's use. The device thread must not touch `dataFd` any more. Fetches of the last user are aborted;
+   * descriptors close when they have ended.
+   */
+  closeBlob(handle: number): void {
+    const opened = this.opened.get(handle);
+    if (opened === undefined) return;
+    this.opened.delete(handle);
+    const { shared } = opened;
+    if (--shared.users > 0) return;
+    this.blobs.delete(shared.key);
+    const closing = shared.blob.close().then(() => this.releaseBackend(shared.backend));
+    this.closing.add(closing);
+    void closing.finally(() => this.closing.delete(closing));
+  }
+
+  /** Files of open blobs in the cache, for the `underlying_files` metric. */
+  underlyingFiles(): string[] {
+    return [...this.blobs.values()].map(({ blob }) => blob.files.dataPath);
+  }
+
+  /** Closes everything and waits for it. */
+  async close(): Promise<void> {
+    for (const handle of [...this.opened.keys()]) this.closeBlob(handle);
+    await Promise.all(this.closing);
+  }
+
+  private share(info: BlobInfo, config: StorageConfig, workDir: string): SharedBlob {
+    const { index: _, ...rest } = info;
+    const key = keyOf([rest, workDir, config.backend, config.validate, config.amplifyIoBytes]);
+    const known = this.blobs.get(key);
+    if (known !== undefined) return known;
+    const files = new CacheFiles(workDir, info.id, info.chunkCount, info.uncompressedSize);
+    try {
+      files.attach();
+    } catch (error) {
+      this.log.warn(`cache of blob ${info.id}: ${explain(error)}; reads of missing chunks fail until that is solved`);
+    }
+    const backend = this.shareBackend(config.backend);
+    const blob = new Blob(info, files, config, this.reader(info.id, backend), this.stats, this.log);
+    const shared = { key, blob, users: 0, backend };
+    this.blobs.set(key, shared);
+    return shared;
+  }
+
+  private shareBackend(config: BackendConfig): SharedBackend {
+    const key = keyOf(config);
+    let shared = this.backends.get(key);
+    if (shared === undefined) {
+      shared = { key, config, opening: null, gate: new Gate(REQUESTS_MAX), users: 0 };
+      this.backends.set(key, shared);
+    }
+    shared.users++;
+    return shared;
+  }
+
+  private releaseBackend(shared: SharedBackend): void {
+    if (--shared.users > 0) return;
+    this.backends.delete(shared.key);
+    shared.opening?.then((backend) => backend.close()).catch(() => {});
+  }
+
+  /** Opened by the first read: its modules are not loaded for a cache that is complete. */
+  private backendOf(shared: SharedBackend): Promise<Backend> {
+    if (shared.opening === null) {
+      shared.opening = openBackend(shared.config, this.log);
+      shared.opening.catch(() => {
+        shared.opening = null;
+      });
+    }
+    return shared.opening;
+  }
+
+  private reader(blobId: string, shared: SharedBackend): ReadRange {
+    return async (offset, bytes, signal) => {
+      const backend = await this.backendOf(shared);
+      const what = `${bytes} bytes at ${offset} of blob ${blobId} from ${backend.where}`;
+      return withRetry(DEMAND_POLICY, what, signal, (attemptSignal) =>
+        shared.gate.run(attemptSignal, async () => {
+          this.stats.requests++;
+          try {
+            const got = await backend.read(blobId, offset, bytes, attemptSignal);
+            this.stats.fetchedBytes += got.length;
+            return got;
+          } catch (error) {
+            this.stats.failedRequests++;
+            if (!attemptSignal.aborted) this.log.debug(`blob ${blobId}: ${explain(error)}`);
+            throw error;
+          }
+        }),
+      );
+    };
+  }
+}
+
+/** Kinds of blobs whose reading is still to be built, each by its name. */
+const SLOTS: readonly [bit: number, what: string][] = [
+  [FEATURE.ZRAN, 'a zran blob (OCI reference image)'],
+  [FEATURE.SEPARATE, 'a blob with separate metadata (OCI reference image)'],
+  [FEATURE.BATCH, 'a blob with batched chunks'],
+  [FEATURE.ENCRYPTED, 'an encrypted blob'],
+  [FEATURE.TARFS, 'a tarfs blob'],
+  [FEATURE.EXTERNAL, 'an external blob'],
+];
+
+function checkBlob(info: BlobInfo): void {
+  checkFeatures(info.id, info.features);
+  const instead = 'convert the image with the default options of nydus-image';
+  for (const [bit, what] of SLOTS) {
+    if (info.features & bit) throw storageError('UNSUPPORTED', { what: `${what}, ${info.id},`, instead });
+  }
+  if (info.cipher !== 0) throw storageError('UNSUPPORTED', { what: `an encrypted blob, ${info.id},`, instead });
+  if (info.compressor === 'gzip') throw storageError('UNSUPPORTED', { what: `gzip blob ${info.id}`, instead });
+  const refuse = (rule: string) => storageError('BLOB_META', { blobId: info.id, rule });
+  if (!isCount(info.chunkCount, CHUNKS_PER_BLOB_MAX)) throw refuse(`${info.chunkCount} chunks`);
+  if (!isCount(info.uncompressedSize, UNCOMPRESSED_BLOB_BYTES_MAX)) throw refuse(`${info.uncompressedSize} bytes`);
+  if (info.chunkCount > 0 && !hasChunkTable(info)) throw refuse('chunks without a chunk table');
+  if (hasChunkTable(info) && info.ciUncompressedSize !== info.chunkCount * chunkInfoBytes(info.features)) {
+    throw refuse('chunk table size does not fit the chunk count');
+  }
+}
+
+function isCount(value: number, max: number): boolean {
+  return Number.isSafeInteger(value) && value >= 0 && value <= max;
+}
+
+/** Same content, same key; credentials count but are not kept. */
+function keyOf(value: unknown): string {
+  const text = JSON.stringify(value, function reveal(this: Record<string, unknown>, name: string, shown: unknown) {
+    const raw = this[name];
+    if (raw instanceof Secret) return raw.reveal();
+    return raw instanceof Uint8Array ? Buffer.from(raw).toString('hex') : shown;
+  });
+  return createHash('sha256').update(text).digest('base64');
+}
