@@ -10,7 +10,7 @@ import { codeOf } from '../../src/common/app-error.ts';
 import { REPOSITORY } from './assets.ts';
 import { vmError } from './errors.ts';
 import { DEFAULT_TAG } from './guest.ts';
-import { ended, spawnTethered, Tail } from './process.ts';
+import { ended, spawnServer, Tail } from './process.ts';
 
 export interface ApiAnswer {
   status: number;
@@ -23,10 +23,13 @@ const REQUEST_TIMEOUT_MS = 10_000;
 /** Issue: SIGTERM ends the daemon within 1 s with a VMM attached; the rest is the load of a test machine. */
 const EXIT_TIMEOUT_MS = 2500;
 
-/** Path of a program of ours. @throws VM_PART_MISSING when it was not built. */
+/**
+ * Path of a program of ours; `NYDUS_BIN_DIR` puts another build (or a peer) under test.
+ * @throws VM_PART_MISSING when it was not built.
+ */
 export function built(program: string): string {
-  const path = join(REPOSITORY, 'bin', program);
-  if (!existsSync(path)) throw vmError('VM_PART_MISSING', { part: `bin/${program}`, hint: 'run `npm run build`' });
+  const path = join(process.env['NYDUS_BIN_DIR'] ?? join(REPOSITORY, 'bin'), program);
+  if (!existsSync(path)) throw vmError('VM_PART_MISSING', { part: path, hint: 'run `npm run build`' });
   return path;
 }
 
@@ -45,7 +48,7 @@ export class Daemon {
     this.sock = join(scratch, 'vhost-fs.sock');
     this.#api = join(scratch, 'api.sock');
     const args = ['virtiofs', '--log-level', 'info', '--apisock', this.#api, '--sock', this.sock, ...extraArgs];
-    this.#child = spawnTethered(built('nydusd'), args, 0);
+    this.#child = spawnServer(built('nydusd'), args);
     this.#tail = new Tail().watch(this.#child.stdout!).watch(this.#child.stderr!);
     this.#ended = ended(this.#child).then((why) => (this.#endedWith = why));
   }
@@ -142,6 +145,22 @@ export class Daemon {
   #signal(signal: NodeJS.Signals): void {
     this.#child.kill(signal);
   }
+}
+
+/**
+ * Runs `body` with a daemon, then ends that with SIGTERM and checks how it ends. When `body` throws, its error is the
+ * one reported, with the daemon's log.
+ */
+export async function withDaemon(body: (daemon: Daemon) => Promise<void>): Promise<void> {
+  const daemon = await Daemon.start();
+  try {
+    await body(daemon);
+  } catch (error) {
+    daemon.kill();
+    if (error instanceof Error) error.message += `\n--- end of the daemon's log ---\n${daemon.log}`;
+    throw error;
+  }
+  await daemon.stop();
 }
 
 export type Backend = { type: 'localfs'; dir: string } | { type: 'registry'; host: string; repo: string };

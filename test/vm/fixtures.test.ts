@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { GUEST_KINDS } from './assets.ts';
 import { assertSame, expectedTree, IMAGE_FIELDS } from './compare.ts';
-import { Daemon, rafsConfig } from './daemon.ts';
+import { rafsConfig, withDaemon } from './daemon.ts';
 import { BLOBS, type FixtureCase, fixtureCases } from './fixture-cases.ts';
 import { guestTest, runGuest } from './guest.ts';
 import { MOUNT_SHARE, script } from './in-guest.ts';
@@ -29,9 +29,8 @@ test('the fixtures cover what they should', () => {
 
 for (const validate of [true, false]) {
   guestTest(`v6 images equal their trees, validation ${validate ? 'on' : 'off'}`, GUEST_KINDS, async (kind) => {
-    const daemon = await Daemon.start();
     const run = `${kind}-${validate}`;
-    try {
+    await withDaemon(async (daemon) => {
       for (const entry of readable) {
         await daemon.mountImage(`/rafs/${entry.name}/lowerdir`, entry.bootstrap, configFor(entry, run, validate));
       }
@@ -47,15 +46,12 @@ for (const validate of [true, false]) {
       for (const { name, expect } of readable) {
         assertSame(expectedTree(expect), guestManifest(data, name), IMAGE_FIELDS, name);
       }
-    } finally {
-      await daemon.stop();
-    }
+    });
   });
 }
 
 test('an image that needs a slot not built yet is refused with the reason', async () => {
-  const daemon = await Daemon.start();
-  try {
+  await withDaemon(async (daemon) => {
     for (const entry of cases.filter(({ slot }) => slot !== null)) {
       const body = {
         fs_type: 'rafs',
@@ -68,7 +64,5 @@ test('an image that needs a slot not built yet is refused with the reason', asyn
       assert.equal(typeof code, 'string');
       assert.match(String(message), new RegExp(entry.slot!, 'i'), `${entry.name} names its slot`);
     }
-  } finally {
-    await daemon.stop();
-  }
+  });
 });

@@ -9,7 +9,7 @@ import { assetsOf, type GuestKind, skipUnless } from './assets.ts';
 import { type Frame, FrameReader } from './channel.ts';
 import { vmError } from './errors.ts';
 import { buildInitrd, type GuestScript } from './in-guest.ts';
-import { ended, spawnTethered, Tail } from './process.ts';
+import { ended, spawnGuest, Tail } from './process.ts';
 import { type DeviceOptions, type MemoryOptions, qemuArguments } from './qemu.ts';
 import { Qmp } from './qmp.ts';
 import { umlArguments } from './uml.ts';
@@ -91,7 +91,7 @@ export class Guest {
     const args = isQemu
       ? qemuArguments(assets, initrd, device, memory)
       : umlArguments(initrd, this.#scratch, device, memory);
-    this.#child = spawnTethered(assets.program, args, isQemu ? 2 : 1);
+    this.#child = spawnGuest(assets.program, args, isQemu ? 2 : 1);
     this.#tail = new Tail((text) => this.#lookForPanic(text)).watch(this.#child.stdout!).watch(this.#child.stderr!);
     this.#channel = this.#child.stdio[3] as Duplex;
     this.#channel.on('error', () => {});

@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { built } from './daemon.ts';
 import { vmError } from './errors.ts';
-import { spawnTethered, Tail } from './process.ts';
+import { spawnServer, Tail } from './process.ts';
 
 export interface Image {
   bootstrap: string;
@@ -56,8 +56,8 @@ export class BlobServer {
 
   static async start(blobDir: string): Promise<BlobServer> {
     const port = await freePort();
-    const env = ['env', 'ROCKET_ADDRESS=127.0.0.1', `ROCKET_PORT=${port}`] as const;
-    const child = spawnTethered(env[0], [...env.slice(1), built('nydus-backend-proxy'), '--blobsdir', blobDir], 0);
+    const env = ['ROCKET_ADDRESS=127.0.0.1', `ROCKET_PORT=${port}`];
+    const child = spawnServer('env', [...env, built('nydus-backend-proxy'), '--blobsdir', blobDir]);
     const tail = new Tail().watch(child.stdout!).watch(child.stderr!);
     const front = createServer();
     const server = new BlobServer(front, () => child.kill('SIGKILL'));

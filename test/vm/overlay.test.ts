@@ -19,7 +19,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before } from 'node:test';
 import { GUEST_KINDS } from './assets.ts';
-import { Daemon, rafsConfig } from './daemon.ts';
+import { rafsConfig, withDaemon } from './daemon.ts';
 import { guestTest, runGuest } from './guest.ts';
 import { buildImage, type Image } from './image.ts';
 import { type GuestCase, MOUNT_SHARE, script } from './in-guest.ts';
@@ -118,15 +118,12 @@ guestTest('a container root works on image and shared directory', GUEST_KINDS, a
   const app = join(share, 'app');
   for (const folder of ['rootfs', 'snapshotdir/fs', 'snapshotdir/work'])
     mkdirSync(join(app, folder), { recursive: true });
-  const daemon = await Daemon.start();
-  try {
+  await withDaemon(async (daemon) => {
     await daemon.mountShare('/containers', share);
     const config = rafsConfig({ type: 'localfs', dir: image.blobDir }, join(scratch, `cache-${kind}`), true);
     await daemon.mountImage('/rafs/app/lowerdir', image.bootstrap, config);
     await runGuest({ kind, socket: daemon.sock, script: script(...CASES) });
-  } finally {
-    await daemon.stop();
-  }
+  });
   checkUpper(join(app, 'snapshotdir/fs'));
 });
 

@@ -5,25 +5,33 @@ import type { Readable } from 'node:stream';
 /** What a failure prints: the last screens of a boot log. */
 const TAIL_BYTES = 8 * 1024;
 
-let wrapper: readonly string[] | null = null;
+/** Words put before a command line so that the kernel kills that process when we die. */
+const DIE_WITH_US = ['setpriv', '--pdeathsig', 'KILL'] as const;
+
+let family: readonly string[] | null = null;
 
 /**
- * Words put before a command line so that the kernel kills it, with everything it started, when we die: the parent
- * death signal ends `unshare`, whose end ends the pid namespace. (UML leaves its traced helpers behind otherwise.)
+ * As above, for a program with children of its own (UML leaves its traced helpers behind): the parent death signal
+ * ends `unshare`, whose end ends the pid namespace. Signals we send reach `unshare`, so only SIGKILL is of use.
  */
-function dieWithUs(): readonly string[] {
-  if (wrapper !== null) return wrapper;
-  const setpriv = ['setpriv', '--pdeathsig', 'KILL'];
+function dieWithFamily(): readonly string[] {
+  if (family !== null) return family;
   const namespace = ['unshare', '--pid', '--fork', '--kill-child=KILL', '--mount-proc'];
   if (process.getuid?.() !== 0) namespace.splice(1, 0, '--user', '--map-root-user');
   const works = spawnSync(namespace[0]!, [...namespace.slice(1), 'true'], { stdio: 'ignore' }).status === 0;
-  wrapper = works ? [...setpriv, ...namespace] : setpriv;
-  return wrapper;
+  family = works ? [...DIE_WITH_US, ...namespace] : DIE_WITH_US;
+  return family;
 }
 
-/** Starts `program` with a stdin that is closed, captured stdout and stderr, and sockets as descriptors 3, 4, …. */
-export function spawnTethered(program: string, args: readonly string[], sockets: number): ChildProcess {
-  const [first, ...rest] = [...dieWithUs(), program, ...args];
+/** Starts a server: its pid and signals are its own. stdin is closed, stdout and stderr are captured. */
+export function spawnServer(program: string, args: readonly string[]): ChildProcess {
+  const [first, ...rest] = [...DIE_WITH_US, program, ...args];
+  return spawn(first!, rest, { stdio: ['ignore', 'pipe', 'pipe'] });
+}
+
+/** Starts a guest with `sockets` sockets as descriptors 3, 4, …; it ends by SIGKILL or by itself. */
+export function spawnGuest(program: string, args: readonly string[], sockets: number): ChildProcess {
+  const [first, ...rest] = [...dieWithFamily(), program, ...args];
   return spawn(first!, rest, {
     stdio: ['ignore', 'pipe', 'pipe', ...Array.from({ length: sockets }, () => 'pipe' as const)],
   });

@@ -11,6 +11,7 @@ interface Answer {
 export class Qmp {
   #buffered = '';
   readonly #waiting: ((answer: Answer) => void)[] = [];
+  #greeted = false;
 
   constructor(private readonly socket: Duplex) {
     socket.on('data', (chunk: Buffer) => {
@@ -26,6 +27,10 @@ export class Qmp {
 
   /** Runs one command. @throws VM_QMP when QEMU refuses it. */
   async command(execute: string, args: object = {}): Promise<unknown> {
+    if (!this.#greeted) {
+      this.#greeted = true;
+      await this.command('qmp_capabilities');
+    }
     const answer = await new Promise<Answer>((resolve) => {
       this.#waiting.push(resolve);
       this.socket.write(`${JSON.stringify({ execute, arguments: args })}\n`);
