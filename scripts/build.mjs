@@ -29,8 +29,8 @@ const COMMANDS = {
 
 const LIBRARIES = { vhost: 'src/vhost/index.ts' };
 
-/** Loaded from node_modules at run time: prebuilt binaries, and what is big and needed late. */
-const EXTERNAL = ['koffi', 'zstd-napi', 'undici'];
+/** Loaded from node_modules at run time: prebuilt binaries, which find their files beside themselves. */
+const EXTERNAL = Object.keys(JSON.parse(readFileSync(at('package.json'), 'utf8')).dependencies);
 
 /**
  * koffi's own loader spends 7 of its 10 ms on finding out which C library this is. The launchers are made for the Node
@@ -98,7 +98,9 @@ await build({
   outExtension: { '.js': '.cjs' },
   format: 'cjs',
   plugins: [koffiDirect],
-  define: { NYDUSD_BUILD: JSON.stringify(buildInfo) },
+  define: { NYDUSD_BUILD: JSON.stringify(buildInfo), 'import.meta.url': 'bundleUrl' },
+  // For `createRequire(import.meta.url)`, which CommonJS has no word for.
+  banner: { js: "const bundleUrl = require('node:url').pathToFileURL(__filename).href;" },
 });
 for (const [name, entry] of Object.entries(LIBRARIES)) {
   if (!existsSync(at(entry))) continue;
