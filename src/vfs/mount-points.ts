@@ -13,6 +13,7 @@ import { PSEUDO, ROOT_LOCAL } from './node-ids.ts';
 import { PseudoFs } from './pseudo-fs.ts';
 import { joinPath, PseudoTree, splitPath } from './pseudo-tree.ts';
 import { Refusing } from './refusing.ts';
+import { RootHandles } from './root-handles.ts';
 import type { MemberSpec } from './spec.ts';
 
 /** One line of `list()`. */
@@ -26,11 +27,6 @@ export interface MountInfo {
   handles: number;
 }
 
-/** Tables a member keeps in the arena have names that start so; the union removes them when the member is gone. */
-export function tablePrefix(memberId: number): string {
-  return `m${memberId}.`;
-}
-
 export class MountPoints {
   /**
    * Called when a member is gone, before its descriptors are closed: the transport answers the requests parked there
@@ -41,6 +37,7 @@ export class MountPoints {
   protected readonly tree: PseudoTree;
   protected readonly pseudo: PseudoFs;
   protected readonly mounts: Mounts;
+  protected readonly rootHandles: RootHandles;
   /** The member on "/", which answers for nodeid 1. */
   protected rootMember: Mounted | null = null;
   readonly #pseudoRoute: Mounted;
@@ -54,6 +51,7 @@ export class MountPoints {
     this.tree = new PseudoTree(arena);
     this.pseudo = new PseudoFs(this.tree);
     this.mounts = new Mounts(arena);
+    this.rootHandles = new RootHandles(arena);
     this.#pseudoRoute = unmounted(this.pseudo);
     this.#staleRoute = unmounted(new Refusing(-errno.ESTALE));
     this.#recent = this.#staleRoute;
@@ -147,6 +145,7 @@ export class MountPoints {
 
   /** The guest starts anew: mounts stay, what it held is void, and nothing keeps retired members any more. */
   reset(): void {
+    this.rootHandles.clear();
     for (const mounted of this.mounts.values()) {
       mounted.clear();
       mounted.fs.reset();
@@ -179,19 +178,23 @@ export class MountPoints {
   }
 
   /**
-   * As find, for requests on a directory handle. Handles made on nodeid 1 carry the member they belong to in their
-   * upper word (`Union.opendir`), because what is on "/" may have changed since.
+   * As find, for requests on a directory handle: on nodeid 1 the handle says which member it was opened on, and `args`
+   * get that member's own. The pseudo root's own handle is {0, 0}.
    */
-  protected findByHandle(request: Request, args: { fhHigh: number }): Mounted {
-    if (request.nodeLow !== ROOT_LOCAL) return this.find(request);
-    const id = args.fhHigh;
-    args.fhHigh = 0;
-    if (request.nodeHigh === PSEUDO) {
-      if (id === PSEUDO) return this.#pseudoRoute;
-      request.nodeHigh = id;
-      request.memory.u32[IN_HEADER.NODEID + 1] = id;
-    }
+  protected findByHandle(request: Request, args: { fhLow: number; fhHigh: number }): Mounted {
+    if (request.nodeLow !== ROOT_LOCAL || !this.#onRoot(request.nodeHigh)) return this.find(request);
+    const slot = this.rootHandles.find(args.fhLow, args.fhHigh);
+    if (slot < 0) return args.fhLow === 0 && args.fhHigh === 0 ? this.#pseudoRoute : this.#staleRoute;
+    request.nodeHigh = this.rootHandles.member(slot);
+    request.memory.u32[IN_HEADER.NODEID + 1] = request.nodeHigh;
+    args.fhLow = this.rootHandles.low(slot);
+    args.fhHigh = this.rootHandles.high(slot);
     return this.find(request);
+  }
+
+  /** True for nodeid 1, also of a request that was parked after `find` had named its member. */
+  #onRoot(nodeHigh: number): boolean {
+    return nodeHigh === PSEUDO || this.mounts.get(nodeHigh)?.path === '/';
   }
 
   /** Member a node in an argument belongs to: as the upper word of the nodeid, but for the root. */
@@ -229,7 +232,5 @@ export class MountPoints {
     this.mounts.remove(mounted);
     this.onMemberGone(mounted.id);
     mounted.fs.destroy();
-    const prefix = tablePrefix(mounted.id);
-    for (const name of this.arena.names()) if (name.startsWith(prefix)) this.arena.remove(name);
   }
 }

@@ -14,8 +14,8 @@ import { mixOf, PSEUDO } from './node-ids.ts';
 import type { MemberSpec } from './spec.ts';
 
 /**
- * A file system below the union. Its root is local node 1, always there, and neither counted nor forgotten. Handles it
- * gives out for its root have an upper word of 0: that word is the union's (see Union.opendir).
+ * A file system below the union. Its root is local node 1, always there: the union takes its attributes for the mount
+ * point's entry, counts that lookup itself, and never forwards a FORGET of it. `destroy` removes its tables.
  */
 export interface Member extends FileSystem {
   /** What must survive and is not in the arena, as structured-clonable data; given to the factory when restored. */

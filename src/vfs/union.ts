@@ -25,6 +25,7 @@ const BODY = Request.BODY_WORD;
 const ENTRY_ATTR = BODY + ENTRY_OUT.ATTR;
 const GETATTR_ATTR = BODY + ATTR_OUT.ATTR;
 const ATTR_WORDS = ATTR_BYTES / 4;
+const FH = BODY + OPEN_OUT.FH;
 /**
  * Upper word of the cookies of nested mounts in a member's root: the highest but one that is positive as an off_t, as
  * seekdir wants. ext4 hashes use it once in 2^31 entries, and only roots with mounts inside look for it.
@@ -154,18 +155,29 @@ export class Union extends MountPoints implements FileSystem {
 
   /**
    * A member's root may get mounts inside, and nodeid 1 another member, while the guest has it open: it may not cache
-   * such a listing, and a handle on nodeid 1 remembers its member in its upper word.
+   * such a listing, and a handle on nodeid 1 is one of ours that remembers its member.
    */
   opendir(request: Request, args: A.OpenArgs): Result {
     const mounted = this.find(request);
+    if (!mounted.counted || request.nodeLow !== ROOT_LOCAL) {
+      const n = mounted.fs.opendir(request, args);
+      if (n > 0) mounted.addHandles(1);
+      return n;
+    }
+    const ours = mounted.path === '/' ? this.rootHandles.reserve() : 0;
+    if (ours < 0) return -errno.ENFILE;
     const n = mounted.fs.opendir(request, args);
-    if (n <= 0) return n;
+    if (n <= 0) {
+      if (mounted.path === '/') this.rootHandles.free(ours);
+      return n;
+    }
     mounted.addHandles(1);
-    if (mounted.counted && request.nodeLow === ROOT_LOCAL) {
-      const words = request.reply.u32;
-      words[BODY + OPEN_OUT.OPEN_FLAGS] &= ~(FOPEN.CACHE_DIR | FOPEN.KEEP_CACHE);
-      if (words[BODY + OPEN_OUT.FH + 1] !== 0) throw new RangeError(`member ${mounted.id}: root handle above 2^32`);
-      if (mounted === this.rootMember) words[BODY + OPEN_OUT.FH + 1] = mounted.id;
+    const words = request.reply.u32;
+    words[BODY + OPEN_OUT.OPEN_FLAGS] &= ~(FOPEN.CACHE_DIR | FOPEN.KEEP_CACHE);
+    if (mounted.path === '/') {
+      this.rootHandles.set(ours, mounted.id, words[FH], words[FH + 1]);
+      words[FH] = ours;
+      words[FH + 1] = this.rootHandles.number(ours);
     }
     return n;
   }
@@ -179,7 +191,10 @@ export class Union extends MountPoints implements FileSystem {
   }
 
   releasedir(request: Request, args: A.ReleaseArgs): Result {
+    const onRoot = request.nodeLow === ROOT_LOCAL && request.nodeHigh === PSEUDO;
+    const ours = onRoot ? this.rootHandles.find(args.fhLow, args.fhHigh) : -1;
     const mounted = this.findByHandle(request, args);
+    if (ours >= 0) this.rootHandles.free(ours);
     mounted.addHandles(-1);
     return mounted.fs.releasedir(request, args);
   }
