@@ -79,8 +79,9 @@ export class BlobWriter {
     return offset;
   }
 
-  /** Parts 2 to 7, after the last chunk. A blob without chunks has no table and no digests. */
+  /** Parts 2 to 7, after the last chunk. A blob without chunks has none of them. */
   finishData(store: ChunkStore, uncompressedBytes: number): void {
+    if (store.count === 0) return;
     const dataBytes = this.#out.position;
     this.info.chunkCount = store.count;
     this.info.uncompressedSize = uncompressedBytes;
@@ -89,10 +90,8 @@ export class BlobWriter {
       // Upstream's digest covers the tar header too (3.8).
       this.#entry(PART.DATA, TOC_FLAG.RAW, this.#out.digest(), 0, dataBytes, uncompressedBytes);
     }
-    if (store.count > 0) {
-      this.#chunkTable(store);
-      if (this.#settings.toc) this.#digests(store);
-    }
+    this.#chunkTable(store);
+    if (this.#settings.toc) this.#digests(store);
     this.info.compressedSize = this.#out.position;
   }
 

@@ -2,25 +2,16 @@
  * One build, from a source to a blob and a bootstrap. Everything is synchronous: the only waiting is for files and for
  * the compression threads, and nothing else runs in this process meanwhile.
  */
-import type { Compressor, Digester } from '../storage/types.ts';
-import { BlobWriter } from './blob-writer.ts';
+import { type BlobSettings, BlobWriter } from './blob-writer.ts';
 import { writeBootstrap } from './bootstrap-writer.ts';
 import { Chunker } from './chunker.ts';
 import { CompressPipe } from './compress-pipe.ts';
 import { OutputFile, type Place } from './output.ts';
 import { dataOrder, namedNodes, type PrefetchPolicy } from './prefetch.ts';
 import type { ByteText, ImageSource } from './source.ts';
-import { buildTree, type Tree, type WhiteoutSpec } from './tree.ts';
+import { buildTree, type Tree, type TreeRules } from './tree.ts';
 
-export interface BuildOptions {
-  chunkSize: number;
-  compressor: Compressor;
-  digester: Digester;
-  whiteouts: WhiteoutSpec;
-  /** False: uid and gid are not stored (`--repeatable`). */
-  explicitIds: boolean;
-  toc: boolean;
-  inlineMeta: boolean;
+export interface BuildOptions extends TreeRules, BlobSettings {
   /** Null: SHA-256 of the blob. */
   blobId: string | null;
   blob: Place;
@@ -28,8 +19,8 @@ export interface BuildOptions {
   bootstrap: Place;
   prefetchPolicy: PrefetchPolicy;
   patterns: readonly ByteText[];
-  /** Compression threads beside the caller's; by default what the machine has. */
-  helpers?: number;
+  /** Script for compression threads (`compress-worker.ts` or the bundle); null: everything on the caller's thread. */
+  helperEntry: string | URL | null;
 }
 
 export interface BuildResult {
@@ -46,7 +37,7 @@ export interface BuildResult {
 
 /** @throws AppError of `errors.ts`; nothing is left behind then except a given output path */
 export function buildImage(source: ImageSource, options: BuildOptions): BuildResult {
-  const tree = buildTree(source.entries(), options.whiteouts);
+  const tree = buildTree(source.entries(), options);
   for (const node of tree.nodes) if (node.isFile) node.chunkCount = Math.ceil(node.sizeBytes / options.chunkSize);
   const out = new OutputFile(options.blob);
   const writer = new BlobWriter(out, options);
@@ -57,7 +48,7 @@ export function buildImage(source: ImageSource, options: BuildOptions): BuildRes
       chunker.store.compressedOffset[chunk] = writer.chunk(bytes);
       chunker.store.compressedSize[chunk] = bytes.length;
     },
-    options.helpers,
+    options.helperEntry,
   );
   const chunker = new Chunker(options.chunkSize, options.digester, pipe);
   try {

@@ -19,18 +19,18 @@ export type StoredChunk = (chunk: number, bytes: Uint8Array, uncompressedBytes: 
 export class CompressPipe {
   readonly #ring: Ring;
   readonly #emit: StoredChunk;
-  readonly #helpers: number;
+  readonly #helperEntry: string | URL | null;
   /** Chunk numbers of each slot's chunks. */
   readonly #numbers: number[][];
   #helpersStarted = false;
   #slot = 0;
   #used = 0;
 
-  /** @param helpers threads beside this one; by default one less than there are CPUs, none for `none` */
-  constructor(compressor: Compressor, chunkSize: number, emit: StoredChunk, helpers?: number) {
+  /** @param helperEntry what helper threads load (`startHelper`), one a CPU beside this one; null: no helpers */
+  constructor(compressor: Compressor, chunkSize: number, emit: StoredChunk, helperEntry: string | URL | null) {
     this.#ring = new Ring(newRing(compressor, chunkSize));
     this.#emit = emit;
-    this.#helpers = compressor === 'none' ? 0 : (helpers ?? Math.min(availableParallelism() - 1, HELPERS_MAX));
+    this.#helperEntry = compressor === 'none' ? null : helperEntry;
     this.#numbers = this.#ring.slots.map(() => []);
   }
 
@@ -66,14 +66,18 @@ export class CompressPipe {
 
   #handOver(): void {
     this.#ring.publish(this.#slot);
-    if (!this.#helpersStarted) {
-      // Not before there is work for them: a small tree is done before a thread has started.
-      this.#helpersStarted = true;
-      for (let i = 0; i < this.#helpers; i++) startHelper(this.#ring.memory);
-    }
+    this.#startHelpers();
     this.#slot = (this.#slot + 1) % this.#ring.slots.length;
     this.#used = 0;
     this.#retire(this.#slot);
+  }
+
+  /** Not before there is work for them: a small tree is done before a thread has started. */
+  #startHelpers(): void {
+    if (this.#helpersStarted || this.#helperEntry === null) return;
+    this.#helpersStarted = true;
+    const helpers = Math.min(availableParallelism() - 1, HELPERS_MAX);
+    for (let i = 0; i < helpers; i++) startHelper(this.#helperEntry, this.#ring.memory);
   }
 
   /** Waits until the slot is done, working meanwhile, and emits its chunks. */

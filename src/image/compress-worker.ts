@@ -16,18 +16,17 @@ function isHelperData(data: unknown): data is HelperData {
   return (data as HelperData | null)?.role === ROLE;
 }
 
-/** Starts a helper on `ring`. It ends after `Ring.stop`, and never keeps the process alive. */
-export function startHelper(ring: RingMemory): Worker {
+/**
+ * Starts a helper on `ring`. It ends after `Ring.stop`, and never keeps the process alive.
+ * @param entry this module, or the bundle that contains it
+ */
+export function startHelper(entry: string | URL, ring: RingMemory): Worker {
   const data: HelperData = { role: ROLE, ring };
-  const worker = new Worker(new URL(import.meta.url), { workerData: data });
+  const worker = new Worker(entry, { workerData: data });
   // A helper that dies leaves its slots to the builder; a slot it had claimed is missed by the time limit there.
   worker.on('error', () => {});
   worker.unref();
   return worker;
 }
 
-if (!isMainThread && isHelperData(workerData)) {
-  new Ring(workerData.ring).serve();
-  // Ends this thread only: inside the bundle the command's own entry would follow.
-  process.exit(0);
-}
+if (!isMainThread && isHelperData(workerData)) new Ring(workerData.ring).serve();

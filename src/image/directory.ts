@@ -47,7 +47,7 @@ export class DirectorySource implements ImageSource {
   }
 
   open(path: ByteText, sizeBytes: number): FileContent {
-    return new HostFile(path, this.#hostPath(path), sizeBytes);
+    return new HostFile(this.#root + path, sizeBytes);
   }
 
   #hostPath(path: ByteText): Buffer {
@@ -59,13 +59,13 @@ export class DirectorySource implements ImageSource {
     try {
       return readdirSync(this.#hostPath(`${dir}/.`), { encoding: 'latin1' as BufferEncoding }).sort(byteOrder);
     } catch (error) {
-      throw sourceError(dir, 'readdir', error);
+      throw sourceError(this.#root + dir, 'readdir', error);
     }
   }
 
   #entry(path: ByteText, hostPath: Buffer): SourceEntry {
     const check = (call: string, value: number): number => {
-      if (value < 0) throw imageError('SOURCE', { path: shown(path), call, errno: errnoName(-value) });
+      if (value < 0) throw imageError('SOURCE', { path: shown(this.#root + path), call, errno: errnoName(-value) });
       return value;
     };
     const fd = check('open', openPath(hostPath, O.PATH | O.NOFOLLOW | O.CLOEXEC));
@@ -137,11 +137,14 @@ class HostFile implements FileContent {
   #dataFrom = 0;
   #holeFrom = 0;
 
-  constructor(path: ByteText, hostPath: Buffer, sizeBytes: number) {
+  constructor(path: ByteText, sizeBytes: number) {
     this.#path = path;
     this.#sizeBytes = sizeBytes;
     try {
-      this.#fd = openSync(hostPath, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+      this.#fd = openSync(
+        Buffer.from(path, 'latin1'),
+        constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK,
+      );
     } catch (error) {
       throw sourceError(path, 'open', error);
     }

@@ -18,9 +18,16 @@ import { type ByteText, type SourceEntry, shown, type Xattr } from './source.ts'
 
 export type WhiteoutSpec = 'oci' | 'overlayfs' | 'none';
 
+export interface TreeRules {
+  whiteouts: WhiteoutSpec;
+  /** False (`--repeatable`): uid and gid 0 are stored, and the image says that they do not count. */
+  explicitIds: boolean;
+}
+
 /** Names nothing may have deeper than this: a tree of that depth cannot be walked by path on Linux (PATH_MAX). */
 const DEPTH_MAX = 4096;
 const OCI_MARKER = '.wh.';
+const OVERLAY_OPAQUE = 'trusted.overlay.opaque';
 
 export class TreeNode {
   /** Sequential number in sibling-first order, from 1; a hard link counts but shares `first`'s on disk. */
@@ -87,13 +94,13 @@ export interface Tree {
  * Drains `entries` into a tree with numbers, nlinks and sorted children.
  * @throws AppError SOURCE_LIMIT for names, targets or depths the format cannot hold
  */
-export function buildTree(entries: Iterable<SourceEntry>, whiteouts: WhiteoutSpec): Tree {
+export function buildTree(entries: Iterable<SourceEntry>, rules: TreeRules): Tree {
   const directories = new Map<ByteText, TreeNode>();
   const links = new Map<string, TreeNode>();
   let root: TreeNode | null = null;
   for (const entry of entries) {
     if (root === null) {
-      root = nodeOf(entry, null, '');
+      root = nodeOf(entry, null, '', rules);
       directories.set('/', root);
       continue;
     }
@@ -101,8 +108,8 @@ export function buildTree(entries: Iterable<SourceEntry>, whiteouts: WhiteoutSpe
     const name = entry.path.slice(slash + 1);
     const parent = directories.get(slash === 0 ? '/' : entry.path.slice(0, slash));
     // A missing parent is a directory that was itself a marker.
-    if (parent === undefined || isMarker(entry, name, whiteouts)) continue;
-    const node = nodeOf(entry, parent, name);
+    if (parent === undefined || isMarker(entry, name, rules.whiteouts)) continue;
+    const node = nodeOf(entry, parent, name, rules);
     parent.children?.push(node);
     if (node.isDirectory) directories.set(entry.path, node);
     if (entry.linkKey !== null) join(links, entry.linkKey, node);
@@ -118,7 +125,12 @@ function isMarker(entry: SourceEntry, name: ByteText, whiteouts: WhiteoutSpec): 
   return (entry.mode & S_IFMT) === S_IFCHR && entry.rdevMajor === 0 && entry.rdevMinor === 0;
 }
 
-function nodeOf(entry: SourceEntry, parent: TreeNode | null, name: ByteText): TreeNode {
+/** Opaque over nothing is a plain directory. */
+function isOpaqueMark({ name, value }: Xattr): boolean {
+  return name === OVERLAY_OPAQUE && value.length === 1 && value[0] === 0x79; // 'y'
+}
+
+function nodeOf(entry: SourceEntry, parent: TreeNode | null, name: ByteText, rules: TreeRules): TreeNode {
   const refuse = (rule: string) => imageError('SOURCE_LIMIT', { path: shown(entry.path), rule });
   if (parent !== null && (name.length === 0 || name.length > NAME_BYTES_MAX)) throw refuse(`${name.length}-byte name`);
   if (direntType(entry.mode) === 0) throw refuse(`mode 0${entry.mode.toString(8)}`);
@@ -129,14 +141,14 @@ function nodeOf(entry: SourceEntry, parent: TreeNode | null, name: ByteText): Tr
     name,
     parent,
     entry.mode,
-    entry.uid,
-    entry.gid,
+    rules.explicitIds ? entry.uid : 0,
+    rules.explicitIds ? entry.gid : 0,
     entry.sizeBytes,
     parent === null ? 0 : entry.mtime,
     parent === null ? 0 : entry.mtimeNs,
     packDevice(entry.rdevMajor, entry.rdevMinor),
     entry.target,
-    entry.xattrs,
+    rules.whiteouts === 'overlayfs' ? entry.xattrs.filter((xattr) => !isOpaqueMark(xattr)) : entry.xattrs,
   );
 }
 
