@@ -2,18 +2,15 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { ftruncateSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
-import { SILENT } from '../common/log.ts';
 import * as A from '../fuse/args.ts';
 import { FOPEN, S } from '../fuse/flags.ts';
 import { Request } from '../fuse/request.ts';
 import { OPEN_OUT } from '../fuse/wire/layout.ts';
 import { encodeRdev } from '../fuse/wire/out.ts';
 import { errno } from '../sys/errno.ts';
-import { Rafs } from './file-system.ts';
-import { bootPath, type Expected, expectedTree, FixtureBlobs, V6_CASES } from './fixture-blobs.testing.ts';
-import { type Attributes, Guest, type Listed } from './guest.testing.ts';
-import { type OpenedImage, openImage } from './open-image.ts';
-import { PageCache } from './page-cache.ts';
+import { bootPath, type Expected, expectedTree, V6_CASES } from './fixture-blobs.testing.ts';
+import type { Attributes, Guest, Listed } from './guest.testing.ts';
+import { Mounted } from './mounted.testing.ts';
 
 const ROOT = 1;
 const TYPES = {
@@ -25,55 +22,6 @@ const TYPES = {
   fifo: S.IFIFO,
   socket: S.IFSOCK,
 };
-
-/** A fixture mounted with a cache of its own. */
-class Mounted {
-  readonly image: OpenedImage;
-  readonly blobs: FixtureBlobs;
-  readonly rafs: Rafs;
-  readonly guest: Guest;
-  readonly lines: string[] = [];
-
-  constructor(name: string, cacheBytes = 8192) {
-    this.image = openImage(bootPath(name));
-    this.blobs = new FixtureBlobs(this.image.blobs, this.image.digests);
-    this.guest = new Guest(() => this.rafs);
-    this.rafs = new Rafs({
-      bootstrapFd: this.image.fd,
-      label: name,
-      blobs: this.blobs.handles,
-      fetch: this.guest.fetch,
-      log: { ...SILENT, error: (line) => this.lines.push(line) },
-      cache: new PageCache(cacheBytes),
-    });
-  }
-
-  readAll(node: number, size: number, step: number): Buffer {
-    const pieces: Buffer[] = [];
-    for (let offset = 0; offset < size; offset += step) {
-      const piece = this.guest.read(node, offset, step, ({ handle, chunks }) => this.blobs.fetch(handle, chunks));
-      assert.ok(typeof piece !== 'number', `read: ${piece}`);
-      pieces.push(piece);
-    }
-    return Buffer.concat(pieces);
-  }
-
-  node(path: string): number {
-    let node = ROOT;
-    for (const part of path.split('/').slice(1)) {
-      const entry = this.guest.lookup(node, part);
-      assert.ok(typeof entry !== 'number' && entry.node !== 0, `${path}: ${part}`);
-      node = entry.node;
-    }
-    return node;
-  }
-
-  close(): void {
-    this.rafs.destroy();
-    this.image.close();
-    this.blobs.close();
-  }
-}
 
 /** Walks by READDIRPLUS, and by LOOKUP for every name. */
 function* tree(mounted: Mounted, dir: number, path: string): Generator<[path: string, node: number, a: Attributes]> {
@@ -105,7 +53,7 @@ for (const [name, treeFile] of V6_CASES) {
   describe(`fixture ${name}`, () => {
     let mounted: Mounted;
     before(() => {
-      mounted = new Mounted(name);
+      mounted = new Mounted(bootPath(name));
     });
     after(() => mounted.close());
 
@@ -147,7 +95,7 @@ describe('handlers', () => {
   let mounted: Mounted;
   let guest: Guest;
   before(() => {
-    mounted = new Mounted('v6-zstd-blake3');
+    mounted = new Mounted(bootPath('v6-zstd-blake3'));
     guest = mounted.guest;
   });
   after(() => mounted.close());
@@ -220,7 +168,7 @@ describe('handlers', () => {
   });
 
   test('a read whose chunks never come ends with EIO, a full parking table with EBUSY', () => {
-    const lazy = new Mounted('v6-zstd-blake3');
+    const lazy = new Mounted(bootPath('v6-zstd-blake3'));
     const file = [...expectedTree('expect/full.json').values()].find(({ size }) => (size ?? 0) > 4096)!;
     const node = lazy.node(file.path);
     let attempts = 0;
@@ -240,7 +188,7 @@ describe('handlers', () => {
   });
 
   test('a cache file that was cut gives EIO, never wrong bytes', () => {
-    const cut = new Mounted('v6-none-blake3-4k');
+    const cut = new Mounted(bootPath('v6-none-blake3-4k'));
     const file = [...expectedTree('expect/small.json').values()].find(({ size }) => (size ?? 0) > 8192)!;
     const node = cut.node(file.path);
     cut.readAll(node, file.size!, 128 * 1024);
@@ -318,7 +266,7 @@ describe('handlers', () => {
   });
 
   test('a read over missing chunks parks once and asks for all of them', () => {
-    const lazy = new Mounted('v6-none-sha256-4k');
+    const lazy = new Mounted(bootPath('v6-none-sha256-4k'));
     const file = [...expectedTree('expect/small.json').values()].find(({ size }) => (size ?? 0) > 65536)!;
     const args = new A.ReadArgs();
     args.size = 65536;

@@ -103,8 +103,8 @@ export class Guest {
     return result < 0 ? result : this.body(result);
   }
 
-  /** All entries from `cookie` on, in calls of `size` bytes; or the -errno of the first failing call. */
-  list(dir: number, plus: boolean, size = 4096, cookie = 0): Listed[] | number {
+  /** Entries from `cookie` on in calls of `size` bytes, about `max`; or the -errno of the first failing call. */
+  list(dir: number, plus: boolean, size = 4096, cookie = 0, max = Infinity): Listed[] | number {
     const entries: Listed[] = [];
     for (let at = cookie; ; ) {
       const args = new A.ReadArgs();
@@ -113,7 +113,7 @@ export class Guest {
       const request = this.at(dir);
       const result = plus ? this.rafs().readdirplus(request, args) : this.rafs().readdir(request, args);
       if (result < 0) return result;
-      if (result === 0) return entries;
+      if (result === 0 || entries.length > max) return entries;
       entries.push(...this.dirents(result, plus));
       at = entries[entries.length - 1].cookie;
     }
@@ -158,7 +158,7 @@ export class Guest {
   }
 
   /** Makes request.data of `size` bytes out of three pieces with gaps between them. */
-  private lend(size: number): void {
+  lend(size: number): void {
     this.memory.u8.fill(0xee);
     const cut1 = Math.floor(size / 3);
     const cut2 = Math.floor(size / 2);
