@@ -86,6 +86,12 @@ export class ChainWalker {
     if (!(bytesMax > 0 && bytesMax <= CHAIN_BYTES_MAX)) throw new RangeError(`bytesMax ${bytesMax}`);
   }
 
+  /** Gives back native memory; the walker must not be used any more. */
+  free(): void {
+    this.#table?.free();
+    this.#table = null;
+  }
+
   /** Walks the chain of `head`, which `ring.next()` returned. One of WALK. */
   walk(ring: SplitRing, head: number): number {
     this.readCount = 0;

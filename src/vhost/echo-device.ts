@@ -166,8 +166,9 @@ export class EchoDevice implements BackendOwner {
     this.warnings.push(text);
   }
 
-  /** After hang-up: gives back the copy buffer. */
+  /** After hang-up: gives back native memory. */
   free(): void {
     this.#copy.free();
+    this.#walker.free();
   }
 }

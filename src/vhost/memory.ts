@@ -214,9 +214,9 @@ export class GuestMemory {
     while (low <= high) {
       const middle = (low + high) >>> 1;
       const at = middle * TABLE_STRIDE;
-      if (gpa < table[at]) high = middle - 1;
-      else if (gpa >= table[at + 1]) low = middle + 1;
-      else return at;
+      if (gpa >= table[at + 1]) low = middle + 1;
+      else if (gpa >= table[at]) return at;
+      else high = middle - 1;
     }
     return -1;
   }
