@@ -27,10 +27,14 @@ const COMMANDS = {
   'nydus-backend-proxy': '',
 };
 
+/** Every command's bundle exports `main`; its exit code is set, not enforced: what was started may go on living. */
+const LAUNCH = (name) =>
+  `require('../dist/${name}.cjs').main(process.argv.slice(2)).then((code) => { process.exitCode = code; });`;
+
 const LIBRARIES = { vhost: 'src/vhost/index.ts' };
 
-/** Loaded from node_modules at run time: prebuilt binaries, which find their files beside themselves. */
-const EXTERNAL = Object.keys(JSON.parse(readFileSync(at('package.json'), 'utf8')).dependencies);
+/** Packages with a native part, which find their files beside themselves; everything else becomes part of the bundles. */
+const EXTERNAL = ['koffi', 'zstd-napi', 'lz4-napi', '@napi-rs/blake-hash', '@node-rs/crc32'];
 
 /**
  * koffi's own loader spends 7 of its 10 ms on finding out which C library this is. The launchers are made for the Node
@@ -108,7 +112,7 @@ for (const [name, entry] of Object.entries(LIBRARIES)) {
 }
 for (const name of commands) {
   const flags = COMMANDS[name] === '' ? '' : ` ${COMMANDS[name]}`;
-  writeFileSync(at('bin', name), `#!${node}${flags}\nrequire('../dist/${name}.cjs');\n`);
+  writeFileSync(at('bin', name), `#!${node}${flags}\n${LAUNCH(name)}\n`);
   chmodSync(at('bin', name), 0o755);
 }
 process.stdout.write(`built ${commands.join(', ')} for ${node}\n`);

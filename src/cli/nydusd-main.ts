@@ -17,16 +17,18 @@ import { type Plan, planFrom } from './nydusd-plan.ts';
 /** Configuration files beyond this are a mistake (kata-contract 3.3). */
 const CONFIG_FILE_BYTES_MAX = 1024 * 1024;
 
-/** Runs the daemon. Returns once it runs or has failed; the process goes on living by its sockets. */
-export async function main(argv: readonly string[]): Promise<void> {
-  const plan = planOrExit(argv);
-  if (plan === null) return;
+/**
+ * Runs the daemon. Answers when it runs or has failed: 0, or the exit code of `fail.ts`. A running daemon lives by its
+ * sockets until `Life` ends it.
+ */
+export async function main(argv: readonly string[]): Promise<number> {
+  const plan = planOrCode(argv);
+  if (typeof plan === 'number') return plan;
   let log: LogWriter;
   try {
     log = plan.logFile === null ? LogWriter.stdout(plan.logLevel) : LogWriter.file(plan.logFile, plan.logLevel);
   } catch (error) {
-    process.exitCode = report(NYDUSD.name, error);
-    return;
+    return report(NYDUSD.name, error);
   }
   const life = new Life(log);
   life.guard();
@@ -36,21 +38,23 @@ export async function main(argv: readonly string[]): Promise<void> {
     // The log may go to a file; whoever started us by hand looks at stderr.
     complain(NYDUSD.name, explain(error));
     life.end(EXIT_FAILED, `start-up failed: ${explain(error)}`);
+    return EXIT_FAILED;
   }
+  return EXIT_OK;
 }
 
-function planOrExit(argv: readonly string[]): Plan | null {
+function planOrCode(argv: readonly string[]): Plan | number {
   try {
     const parsed = parseArgs(NYDUSD, argv);
     if (parsed.values.version) print(versionText());
     else if (parsed.values.help) print(renderHelp(NYDUSD));
     else return planFrom(parsed);
-    process.exitCode = EXIT_OK;
+    return EXIT_OK;
   } catch (error) {
-    process.exitCode = report(NYDUSD.name, error);
-    if (process.exitCode === EXIT_USAGE) complainRaw(`Usage:\n${NYDUSD.usage.map((line) => `  ${line}\n`).join('')}`);
+    const code = report(NYDUSD.name, error);
+    if (code === EXIT_USAGE) complainRaw(`Usage:\n${NYDUSD.usage.map((line) => `  ${line}\n`).join('')}`);
+    return code;
   }
-  return null;
 }
 
 async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {

@@ -1,13 +1,14 @@
 /**
- * `nydusd`: from argv to a running daemon.
+ * `nydusd`: entry of the bundle, for both of its threads.
  *
- * This file is the bundle's entry for both threads. Order matters for the start-up budget: the worker starts first and
- * loads its native parts while this thread binds the API; nothing is imported before RUNNING that RUNNING does not need.
+ * Order matters for the start-up budget: nothing is imported before RUNNING that RUNNING does not need, and the worker
+ * boots while the main thread loads Node's HTTP server.
  */
 import { isMainThread } from 'node:worker_threads';
 
-if (isMainThread) {
-  void import('./nydusd-main.ts').then(({ main }) => main(process.argv.slice(2)));
-} else {
-  void import('../virtiofs/thread.ts');
+/** @param argv without interpreter and script. @returns 0 once the daemon runs, or its exit code when it does not */
+export async function main(argv: readonly string[]): Promise<number> {
+  return (await import('./nydusd-main.ts')).main(argv);
 }
+
+if (!isMainThread) void import('../virtiofs/thread.ts');
