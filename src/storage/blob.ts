@@ -8,6 +8,7 @@
  * Invariants: a bit is set only after verified bytes are written; nothing that failed is remembered, so that the next
  * read tries again; a lock is never waited for while another is held, and dies with the process.
  */
+import { setMaxListeners } from 'node:events';
 import { write } from 'node:fs';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -81,6 +82,8 @@ export class Blob {
     private readonly log: Logger,
   ) {
     this.locks = new ChunkLocks(() => files.lockFd);
+    // One listener per request under way: more than ten are no leak here.
+    setMaxListeners(0, this.closing.signal);
   }
 
   /**
