@@ -15,6 +15,7 @@ import { joinPath, PseudoTree, splitPath } from './pseudo-tree.ts';
 import { Refusing } from './refusing.ts';
 import { RootHandles } from './root-handles.ts';
 import type { MemberSpec } from './spec.ts';
+import { type SavedMount, STATE_VERSION, type UnionState } from './state.ts';
 
 /** One line of `list()`. */
 export interface MountInfo {
@@ -86,7 +87,7 @@ export class MountPoints {
       this.tree.prune(slot);
       return -errno.ENFILE;
     }
-    this.cover(slot, mounted);
+    this.#cover(slot, mounted);
     return 0;
   }
 
@@ -102,8 +103,8 @@ export class MountPoints {
     const old = this.mounts.get(this.tree.member(slot)) as Mounted;
     const mounted = id === 0 ? null : this.mounts.add(id, member, spec, old.path, slot);
     if (mounted === null) return -errno.ENFILE;
-    this.retire(old);
-    this.cover(slot, mounted);
+    this.#retire(old);
+    this.#cover(slot, mounted);
     this.collect();
     return 0;
   }
@@ -141,6 +142,45 @@ export class MountPoints {
       lookups: m.lookups,
       handles: m.handles,
     }));
+  }
+
+  /** What another process needs besides the arena to have the same mounts; see state.ts. */
+  dump(): UnionState {
+    return {
+      version: STATE_VERSION,
+      mounts: [...this.mounts.values()].map((m) => ({
+        id: m.id,
+        path: m.path,
+        retired: m.retired,
+        spec: m.spec,
+        saved: m.fs.dump?.() ?? null,
+      })),
+    };
+  }
+
+  /**
+   * Puts a member back where the arena's tables have it. For `restoreUnion`.
+   * @returns false when they do not have it there
+   */
+  adopt(saved: SavedMount, member: Member): boolean {
+    const names = splitPath(saved.path);
+    const slot = saved.retired || names === null ? -1 : this.tree.find(names);
+    if (!saved.retired && (slot < 0 || this.tree.member(slot) !== saved.id)) return false;
+    const mounted = this.mounts.adopt(saved.id, member, saved.spec, saved.path, slot);
+    if (mounted === null) return false;
+    if (saved.retired) this.#retire(mounted);
+    else this.#cover(slot, mounted);
+    return true;
+  }
+
+  /** Frees what the tables have of members nobody adopted. */
+  dropOrphans(): void {
+    this.mounts.freeOrphans();
+    for (const slot of this.tree.mountPoints()) {
+      if (this.mounts.get(this.tree.member(slot)) !== undefined) continue;
+      this.tree.setMember(slot, PSEUDO);
+      this.tree.prune(slot);
+    }
   }
 
   /** The guest starts anew: mounts stay, what it held is void, and nothing keeps retired members any more. */
@@ -202,12 +242,12 @@ export class MountPoints {
     return nodeHigh === PSEUDO && nodeLow === ROOT_LOCAL && this.rootMember !== null ? this.rootMember.id : nodeHigh;
   }
 
-  protected cover(slot: number, mounted: Mounted): void {
+  #cover(slot: number, mounted: Mounted): void {
     this.tree.setMember(slot, mounted.id);
     if (slot === this.tree.root) this.rootMember = mounted;
   }
 
-  protected retire(mounted: Mounted): void {
+  #retire(mounted: Mounted): void {
     mounted.retire();
     this.#retiredCount++;
   }

@@ -113,6 +113,7 @@ export class Mounts {
   /** Opens the mount table kept in `arena`. @throws ARENA_* of src/sys/arena.ts */
   constructor(arena: Arena) {
     this.#table = new Table(arena, 'vfs.mounts', RECORD_WORDS, MEMBERS_MAX);
+    this.#table.recover();
     this.#ids = new Counter(arena, 'vfs.members');
   }
 
@@ -130,8 +131,9 @@ export class Mounts {
     return this.#byId.values();
   }
 
+  /** Records in the arena. */
   get count(): number {
-    return this.#byId.size;
+    return this.#table.count;
   }
 
   /** Enters a member; null when the table is full. */
@@ -145,24 +147,14 @@ export class Mounts {
 
   /** Enters a member whose record the arena already has. Null when it has none. */
   adopt(id: number, fs: Member, spec: MemberSpec | null, path: string, pseudo: number): Mounted | null {
-    const slot = this.slotOf(id);
+    const slot = this.#slotOf(id);
     return slot < 0 ? null : this.#enter(slot, id, fs, spec, path, pseudo);
   }
 
-  /** Slot of a member's record in the arena, -1 for none. Cold path. */
-  slotOf(id: number): number {
+  #slotOf(id: number): number {
     let slot = this.#table.next(0);
     while (slot >= 0 && this.#table.get(slot, W.ID) !== id) slot = this.#table.next(slot + 1);
     return slot;
-  }
-
-  /** Ids of all records in the arena. */
-  ids(): number[] {
-    const ids: number[] = [];
-    for (let slot = this.#table.next(0); slot >= 0; slot = this.#table.next(slot + 1)) {
-      ids.push(this.#table.get(slot, W.ID));
-    }
-    return ids;
   }
 
   /** Takes a member out: from now on its nodes are unknown. */
@@ -171,10 +163,11 @@ export class Mounts {
     this.#table.free(mounted.slot);
   }
 
-  /** Frees a record nobody adopted. */
-  forget(id: number): void {
-    const slot = this.slotOf(id);
-    if (slot >= 0) this.#table.free(slot);
+  /** Frees the records nobody adopted. */
+  freeOrphans(): void {
+    for (let slot = this.#table.next(0); slot >= 0; slot = this.#table.next(slot + 1)) {
+      if (!this.#byId.has(this.#table.get(slot, W.ID))) this.#table.free(slot);
+    }
   }
 
   #enter(slot: number, id: number, fs: Member, spec: MemberSpec | null, path: string, pseudo: number): Mounted {

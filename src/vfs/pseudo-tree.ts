@@ -39,8 +39,45 @@ export class PseudoTree {
     this.#table = new Table(arena, 'vfs.pseudo', RECORD_WORDS, PSEUDO_MAX);
     this.#byId = new HashIndex(arena, 'vfs.pseudo.by-id', this.#table, W.ID, 1, W.LINK);
     this.#ids = new Counter(arena, 'vfs.pseudo.ids');
-    if (this.#table.count > 0 && this.#byId.count === 0) this.#byId.rebuild();
-    this.root = this.#table.count === 0 ? this.#make(-1, new Uint8Array(0)) : this.slotOf(ROOT_LOCAL);
+    if (this.#ids.last > 0) this.#recover();
+    const root = this.slotOf(ROOT_LOCAL);
+    this.root = root >= 0 ? root : this.#make(-1, new Uint8Array(0));
+  }
+
+  /**
+   * Makes the links between records anew from what each says of itself: after a dump, which has no index, and after a
+   * crash, which may have cut a change in two.
+   */
+  #recover(): void {
+    const table = this.#table;
+    table.recover();
+    const slots: number[] = [];
+    for (let slot = table.next(0); slot >= 0; slot = table.next(slot + 1)) {
+      for (const word of [W.LINK, W.FIRST, W.LAST, W.NEXT, W.BEFORE, W.CHILDREN]) table.set(slot, word, 0);
+      slots.push(slot);
+    }
+    this.#byId.rebuild();
+    slots.sort((a, b) => this.id(a) - this.id(b));
+    for (const slot of slots) {
+      const parent = table.get(slot, W.PARENT) - 1;
+      // Parents have lower ids, so a parent that is not whole is gone by now, and its children go too.
+      const whole = this.id(slot) === ROOT_LOCAL || (this.id(slot) !== 0 && parent >= 0 && table.live(parent));
+      if (!whole) {
+        table.free(slot);
+        continue;
+      }
+      this.#byId.insert(slot);
+      if (parent >= 0) this.#link(parent, slot);
+    }
+  }
+
+  /** Slots of directories with a member on them. Cold path. */
+  mountPoints(): number[] {
+    const slots: number[] = [];
+    for (let slot = this.#table.next(0); slot >= 0; slot = this.#table.next(slot + 1)) {
+      if (this.member(slot) !== 0) slots.push(slot);
+    }
+    return slots;
   }
 
   /** Directories, the root included. */
@@ -181,11 +218,14 @@ export class PseudoTree {
     }
     this.#touch(slot);
     this.#byId.insert(slot);
-    if (parent >= 0) this.#append(parent, slot);
+    if (parent >= 0) {
+      this.#link(parent, slot);
+      this.#touch(parent);
+    }
     return slot;
   }
 
-  #append(parent: number, slot: number): void {
+  #link(parent: number, slot: number): void {
     const table = this.#table;
     const last = table.get(parent, W.LAST);
     table.set(slot, W.BEFORE, last);
@@ -193,7 +233,6 @@ export class PseudoTree {
     else table.set(last - 1, W.NEXT, slot + 1);
     table.set(parent, W.LAST, slot + 1);
     table.set(parent, W.CHILDREN, this.children(parent) + 1);
-    this.#touch(parent);
   }
 
   #unlink(parent: number, slot: number): void {

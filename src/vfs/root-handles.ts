@@ -18,6 +18,7 @@ export class RootHandles {
 
   constructor(arena: Arena) {
     this.#table = new Table(arena, 'vfs.root-handles', RECORD_WORDS, ROOT_HANDLES_MAX);
+    this.#table.recover();
     this.#numbers = new Counter(arena, 'vfs.root-handles.numbers');
   }
 
