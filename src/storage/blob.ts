@@ -21,14 +21,7 @@ import { ChunkLocks } from './chunk-locks.ts';
 import { CODECS } from './codecs.ts';
 import { crc32c, DIGESTS } from './digests.ts';
 import { storageError } from './errors.ts';
-import {
-  type FetchRange,
-  mergeChunks,
-  type PlannedChunk,
-  planFetch,
-  RANGE_BYTES_MAX,
-  Speculation,
-} from './fetch-plan.ts';
+import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation } from './fetch-plan.ts';
 import { DEMAND_POLICY } from './retry.ts';
 import type { StoreStats } from './stats.ts';
 import type { BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
@@ -224,7 +217,7 @@ export class Blob {
         const missing = rest.filter(({ index }) => locked.has(index) && this.stillMissing(index));
         const isAll = missing.length === planned.chunks.length;
         // What is left when others fetch the middle is not read over again.
-        const ranges = isAll ? [planned] : mergeChunks(missing, 0, RANGE_BYTES_MAX);
+        const ranges = isAll ? [planned] : mergeChunks(missing, 0);
         for (const range of ranges) await this.fetchRange(range);
       } finally {
         if (!isLate) this.locks.give(locked);

@@ -68,9 +68,11 @@ export function planFetch(input: PlanInput): Plan {
     append(range, chunk);
     extras.push(chunk);
   };
-  const ranges = mergeChunks(input.wanted, Math.min(GAP_BYTES_MAX, budget), RANGE_BYTES_MAX);
+  const ranges = mergeChunks(input.wanted, budget);
+  const gaps = ranges.map((range) => Math.max(0, range.bytes - storedBytes(range)));
+  budget -= gaps.reduce((sum, bytes) => sum + bytes, 0);
   ranges.forEach((range, position) => {
-    let spent = range.bytes - storedBytes(range);
+    let spent = 0;
     for (const chunk of chunksInGaps(range, input)) add(range, chunk);
     range.chunks.sort((a, b) => a.info.compressedOffset - b.info.compressedOffset);
     const limit = ranges[position + 1]?.offset ?? Number.POSITIVE_INFINITY;
@@ -82,27 +84,34 @@ export function planFetch(input: PlanInput): Plan {
       add(range, { index: next, info });
       spent += info.compressedSize;
     }
-    budget = Math.max(0, budget - spent);
-    if (spent > 0) charges.push({ end: range.offset + range.bytes, bytes: spent });
+    budget -= spent;
+    const bytes = gaps[position] + spent;
+    if (bytes > 0) charges.push({ end: range.offset + range.bytes, bytes });
   });
   return { ranges, extras, charges };
 }
 
-/** Joins chunks whose stored bytes are at most `gapBytes` apart into ranges of at most `rangeBytes`. */
-export function mergeChunks(chunks: readonly PlannedChunk[], gapBytes: number, rangeBytes: number): FetchRange[] {
+/**
+ * Joins chunks whose stored bytes are neighbours, or at most GAP_BYTES_MAX apart as long as all gaps together stay
+ * within `gapBudgetBytes`.
+ */
+export function mergeChunks(chunks: readonly PlannedChunk[], gapBudgetBytes: number): FetchRange[] {
   const sorted = [...chunks].sort((a, b) => a.info.compressedOffset - b.info.compressedOffset);
   const ranges: FetchRange[] = [];
-  let current: FetchRange | null = null;
+  let budget = gapBudgetBytes;
   for (const chunk of sorted) {
     const { compressedOffset, compressedSize } = chunk.info;
-    const gap: number = current === null ? 0 : compressedOffset - (current.offset + current.bytes);
-    const bytes: number = current === null ? 0 : compressedOffset + compressedSize - current.offset;
-    if (current !== null && gap <= gapBytes && bytes <= rangeBytes && !isFull(current)) {
-      append(current, chunk);
-    } else {
-      current = { offset: compressedOffset, bytes: compressedSize, chunks: [chunk] };
-      ranges.push(current);
+    const current = ranges[ranges.length - 1];
+    if (current !== undefined) {
+      const gap = Math.max(0, compressedOffset - (current.offset + current.bytes));
+      const bytes = compressedOffset + compressedSize - current.offset;
+      if (gap <= Math.min(GAP_BYTES_MAX, budget) && bytes <= RANGE_BYTES_MAX && !isFull(current)) {
+        append(current, chunk);
+        budget -= gap;
+        continue;
+      }
     }
+    ranges.push({ offset: compressedOffset, bytes: compressedSize, chunks: [chunk] });
   }
   return ranges;
 }
