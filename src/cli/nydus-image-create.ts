@@ -93,12 +93,12 @@ export function createOptions(args: Argv) {
 type Args = ReturnType<typeof createOptions> extends Argv<infer T> ? ArgumentsCamelCase<T> : never;
 
 /** Runs the command. @returns exit code. @throws AppError */
-export function runCreate(args: Args): number {
+export async function runCreate(args: Args): Promise<number> {
   refuseNotBuilt(args);
   const log = new CommandLog(args['log-level'] as LogLevel, args['log-file'] ?? null);
   const options = buildOptions(args, log);
   const startedMs = performance.now();
-  const result = buildImage(new DirectorySource(args.SOURCE), options);
+  const result = await buildImage(new DirectorySource(args.SOURCE), options);
   const seconds = (performance.now() - startedMs) / 1000;
   const blobs = result.blobId === null ? [] : [result.blobId];
   log.info('successfully built RAFS filesystem:');

@@ -56,7 +56,9 @@ function commandLine(argv: readonly string[], done: (code: number) => void) {
     .wrap(120)
     .version(versionText())
     .alias({ version: 'V', help: 'h' })
-    .command('create <SOURCE>', 'Build an image from a directory', createOptions, (args) => done(runCreate(args)))
+    .command('create <SOURCE>', 'Build an image from a directory', createOptions, async (args) =>
+      done(await runCreate(args)),
+    )
     .command('check [BOOTSTRAP]', 'Read a whole image and say whether it is valid', checkOptions, (args) =>
       done(runCheck(args)),
     );

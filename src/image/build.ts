@@ -1,6 +1,6 @@
 /**
- * One build, from a source to a blob and a bootstrap. Everything is synchronous: the only waiting is for files and for
- * the compression threads, and nothing else runs in this process meanwhile.
+ * One build, from a source to a blob and a bootstrap. Files are read and written synchronously, because nothing else runs
+ * in this process meanwhile; the event loop only turns to let native memory be freed.
  */
 import { type BlobSettings, BlobWriter } from './blob-writer.ts';
 import { writeBootstrap } from './bootstrap-writer.ts';
@@ -36,7 +36,7 @@ export interface BuildResult {
 }
 
 /** @throws AppError of `errors.ts`; nothing is left behind then except a given output path */
-export function buildImage(source: ImageSource, options: BuildOptions): BuildResult {
+export async function buildImage(source: ImageSource, options: BuildOptions): Promise<BuildResult> {
   const tree = buildTree(source.entries(), options);
   for (const node of tree.nodes) if (node.isFile) node.chunkCount = Math.ceil(node.sizeBytes / options.chunkSize);
   const out = new OutputFile(options.blob);
@@ -53,7 +53,7 @@ export function buildImage(source: ImageSource, options: BuildOptions): BuildRes
   const chunker = new Chunker(options.chunkSize, options.digester, pipe);
   try {
     const patterns = options.prefetchPolicy === 'none' ? [] : options.patterns;
-    addContents(tree, source, patterns, chunker);
+    await addContents(tree, source, patterns, chunker);
     pipe.finish();
     writer.finishData(chunker.store, chunker.uncompressedBytes);
     return finish(tree, options, patterns, out, writer, chunker);
@@ -63,7 +63,12 @@ export function buildImage(source: ImageSource, options: BuildOptions): BuildRes
   }
 }
 
-function addContents(tree: Tree, source: ImageSource, patterns: readonly ByteText[], chunker: Chunker): void {
+async function addContents(
+  tree: Tree,
+  source: ImageSource,
+  patterns: readonly ByteText[],
+  chunker: Chunker,
+): Promise<void> {
   const done = new Set<object>();
   for (const name of dataOrder(tree, patterns)) {
     const node = name.first ?? name;
@@ -73,7 +78,7 @@ function addContents(tree: Tree, source: ImageSource, patterns: readonly ByteTex
     }
     const content = source.open(node.path, node.sizeBytes);
     try {
-      chunker.addFile(node, content);
+      await chunker.addFile(node, content);
     } finally {
       content.close();
     }

@@ -3,6 +3,7 @@
  * (rafs-format 3.2). Chunk k of a file is bytes k * chunkSize up to the next multiple or the end; its number in the blob
  * is the order of first appearance.
  */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { alignUp } from '../common/u64.ts';
 import { BLOCK_BYTES, UNCOMPRESSED_BLOB_BYTES_MAX } from '../storage/blob-layout.ts';
 import { crc32c, DIGESTS } from '../storage/digests.ts';
@@ -13,6 +14,10 @@ import { imageError } from './errors.ts';
 import { type FileContent, shown } from './source.ts';
 import type { TreeNode } from './tree.ts';
 
+/** Data between two turns of the event loop; a chunk also counts for what its handling leaves behind. */
+const TURN_BYTES = 8 << 20;
+const CHUNK_COST_BYTES = 4096;
+
 export class Chunker {
   readonly store = new ChunkStore();
   readonly refs = new ChunkRefs();
@@ -21,6 +26,7 @@ export class Chunker {
   readonly #digest: (bytes: Uint8Array) => Uint8Array;
   /** Chunk number of an all-zero chunk by size, so that holes are neither read nor digested again. */
   readonly #zeros = new Map<number, number>();
+  #sinceTurn = 0;
 
   constructor(
     readonly chunkSize: number,
@@ -31,12 +37,24 @@ export class Chunker {
   }
 
   /** Adds the whole content of a regular file; sets the node's chunk list. */
-  addFile(node: TreeNode, content: FileContent): void {
+  async addFile(node: TreeNode, content: FileContent): Promise<void> {
     node.firstRef = this.refs.count;
     for (let at = 0; at < node.sizeBytes; at += this.chunkSize) {
       const bytes = Math.min(this.chunkSize, node.sizeBytes - at);
+      if (this.#turnDue(bytes)) await nextTurn();
       this.refs.push(content.isHole(at, bytes) ? this.#zeroChunk(bytes) : this.#dataChunk(node, content, at, bytes));
     }
+  }
+
+  /**
+   * True now and then, when the event loop should turn: native packages free the buffers they handed out (digests, compressed
+   * chunks) only there, so a build without a turn would hold all of them to its end.
+   */
+  #turnDue(bytes: number): boolean {
+    this.#sinceTurn += bytes + CHUNK_COST_BYTES;
+    if (this.#sinceTurn < TURN_BYTES) return false;
+    this.#sinceTurn = 0;
+    return true;
   }
 
   #dataChunk(node: TreeNode, content: FileContent, at: number, bytes: number): number {

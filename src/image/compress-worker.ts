@@ -29,4 +29,4 @@ export function startHelper(entry: string | URL, ring: RingMemory): Worker {
   return worker;
 }
 
-if (!isMainThread && isHelperData(workerData)) new Ring(workerData.ring).serve();
+if (!isMainThread && isHelperData(workerData)) void new Ring(workerData.ring).serve();

@@ -7,6 +7,7 @@
  *
  * Every transition is one Atomics operation on the slot's state word. The result does not depend on who claims what.
  */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { CODECS } from '../storage/codecs.ts';
 import type { Compressor } from '../storage/types.ts';
 
@@ -126,8 +127,11 @@ export class Ring {
     Atomics.notify(this.#control, DOORBELL);
   }
 
-  /** A helper's life: compress whatever is READY, sleep on the doorbell, end when told to. */
-  serve(): void {
+  /**
+   * A helper's life: compress whatever is READY, sleep on the doorbell, end when told to. A turn of the event loop after
+   * each slot lets native packages free the buffers they handed out; they never do while this thread only computes.
+   */
+  async serve(): Promise<void> {
     for (;;) {
       const bell = Atomics.load(this.#control, DOORBELL);
       let worked = false;
@@ -136,6 +140,7 @@ export class Ring {
         if (!this.claim(slot)) continue;
         worked = true;
         this.compress(slot);
+        await nextTurn();
       }
       if (!worked && Atomics.load(this.#control, STOP) === 0) Atomics.wait(this.#control, DOORBELL, bell);
     }
