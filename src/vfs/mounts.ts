@@ -35,8 +35,13 @@ const WORD = 0x1_0000_0000;
 export class Mounted {
   /** Slot of the pseudo directory it lies on; -1 when retired. */
   pseudo: number;
-  /** XORed into the upper word of its inode numbers when the guest knows no submounts. */
+  /** XORed into the upper word of its inode numbers unless the guest gives it an st_dev of its own. */
   readonly mix: number;
+  /**
+   * Whether its root is announced as a submount. Not for images: the kernel's overlayfs refuses a lowerdir that is an
+   * automount point nobody stepped over (EINVAL, "filesystem not supported"), and Kata's lowerdir is the root of a mount.
+   */
+  readonly announced: boolean;
 
   constructor(
     readonly id: number,
@@ -52,6 +57,7 @@ export class Mounted {
     this.pseudo = pseudo;
     // The member on "/" is what the guest mounted: its numbers are the super block's own.
     this.mix = id === PSEUDO || path === '/' ? 0 : mixOf(id);
+    this.announced = this.mix !== 0 && spec?.kind !== 'rafs';
   }
 
   /** True while it is in the mount table. */

@@ -299,14 +299,19 @@ export class Union extends MountPoints implements FileSystem {
   /** The part of fuse_attr at word `at` that depends on where the member is mounted and what the guest can do. */
   #correct(request: Request, mounted: Mounted, at: number, root: boolean): void {
     const words = request.reply.u32;
-    if ((request.negotiated.flags & INIT.SUBMOUNTS) === 0) words[at + ATTR.INO + 1] ^= mounted.mix;
-    else if (root && mounted.mix !== 0) words[at + ATTR.FLAGS] |= ATTR_SUBMOUNT;
+    if (!this.#ownDevice(request, mounted)) words[at + ATTR.INO + 1] ^= mounted.mix;
+    else if (root) words[at + ATTR.FLAGS] |= ATTR_SUBMOUNT;
+  }
+
+  /** True when the guest shows this member with an st_dev of its own, because its root is announced as a submount. */
+  #ownDevice(request: Request, mounted: Mounted): boolean {
+    return mounted.announced && (request.negotiated.flags & INIT.SUBMOUNTS) !== 0;
   }
 
   #list(request: Request, args: A.ReadArgs, plus: boolean): Result {
     const mounted = this.findByHandle(request, args);
     if (!mounted.counted) return plus ? mounted.fs.readdirplus(request, args) : mounted.fs.readdir(request, args);
-    const mix = (request.negotiated.flags & INIT.SUBMOUNTS) === 0 ? mounted.mix : 0;
+    const mix = this.#ownDevice(request, mounted) ? 0 : mounted.mix;
     const over = request.nodeLow === ROOT_LOCAL && mounted.pseudo >= 0 ? mounted.pseudo : -1;
     if (over >= 0 && this.tree.children(over) > 0) return this.#merged(request, args, plus, mounted, mix, over);
     const n = plus ? mounted.fs.readdirplus(request, args) : mounted.fs.readdir(request, args);

@@ -186,14 +186,15 @@ export class FsClient {
     return n < 0 ? n : this.#handle(BODY);
   }
 
-  /** File bytes as text; -errno or PARKED as a number. */
-  read(node: NodeId, handle: Handle, offset = 0, size = 4096): string | number {
+  /** File bytes as text; -errno or PARKED as a number. `attempt` 1: again, after it was parked. */
+  read(node: NodeId, handle: Handle, offset = 0, size = 4096, attempt = 0): string | number {
     const args = new A.ReadArgs();
     args.fhLow = handle.low;
     args.fhHigh = handle.high;
     args.offset = args.offsetLow = offset;
     args.size = size;
     const request = this.on(node);
+    request.attempt = attempt;
     request.data.set(new Float64Array([this.#data.address]), new Uint32Array([size]), 0, 1, 0, size);
     const n = this.fs.read(request, args);
     return n < 0 ? n : Buffer.from(this.#data.u8.subarray(0, n)).toString('latin1');
