@@ -3,7 +3,8 @@
  *
  * Two passes over the chunks of the range. The first validates each and tests its bit; if one is missing the read is
  * parked and the missing chunks of one blob are asked for (several blobs: one after the other). The second merges
- * neighbours that lie side by side in one cache file into runs, each read by one preadv.
+ * neighbours that lie side by side in one cache file into runs, each read by one preadv. What is not in memory is read
+ * by the kernel meanwhile: a slow disk under the cache directory holds nobody up either.
  */
 import type { ReadArgs } from '../fuse/args.ts';
 import { S } from '../fuse/flags.ts';
@@ -11,11 +12,15 @@ import { PARKED, RESUME, type Request } from '../fuse/request.ts';
 import { readInto, zero } from '../fuse/segments.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import { errno, errnoName } from '../sys/errno.ts';
+import { RWF_NOWAIT } from '../sys/io.ts';
 import { ChunkRecord, HOLE, type InodeRecord, type Metadata } from './metadata.ts';
 import type { Nodes } from './nodes.ts';
 import type { RafsOptions } from './rafs-options.ts';
 
-/** Runs of one read beyond one per blob: a fetch that succeeds and leaves its bits clear is not asked for ever. */
+/**
+ * Runs of one read beyond one per blob: a fetch that succeeds and leaves its bits clear is not asked for ever, and a
+ * disk that never has the pages ready is waited for in the end.
+ */
 const SPARE_ATTEMPTS = 3;
 const BLOCK_BYTES = 4096;
 
@@ -24,6 +29,9 @@ export class FileReader {
   private readonly blobs: readonly BlobHandle[];
   private readonly fetch: RafsOptions['fetch'];
   private readonly chunk = new ChunkRecord();
+  /** 1: the file system of this blob's cache knows no reads that do not wait (tmpfs of old kernels). */
+  private readonly waits: Uint8Array;
+  private readonly attemptsMax: number;
 
   constructor(
     private readonly metadata: Metadata,
@@ -32,6 +40,8 @@ export class FileReader {
   ) {
     this.blobs = options.blobs;
     this.fetch = options.fetch;
+    this.waits = new Uint8Array(options.blobs.length);
+    this.attemptsMax = options.blobs.length + SPARE_ATTEMPTS;
     this.ready = options.blobs.map((blob) => new Uint8Array(blob.ready));
   }
 
@@ -121,21 +131,50 @@ export class FileReader {
     return moved < 0 ? moved : bytes;
   }
 
-  /** Moves one run into the guest's pages: 0 or -errno. Less than the run is an error: somebody cut the cache file. */
+  /**
+   * Moves one run into the guest's pages: 0, -errno, or PARKED when the disk has to be waited for. Less than the run
+   * is an error: somebody cut the cache file.
+   */
   private move(request: Request, file: InodeRecord, skip: number, bytes: number, blob: number, from: number): number {
     if (from === HOLE) {
       const zeroed = zero(request.data, skip, bytes);
       return Math.min(zeroed, 0);
     }
-    const n = readInto(request.data, skip, bytes, this.blobs[blob].dataFd, from, 0);
-    if (n === bytes) return 0;
-    const why = n < 0 ? errnoName(n) : 'it is shorter than its chunk map says';
-    return this.nodes.refused(file.node, `cache file of blob ${blob} cannot be read at ${from}: ${why}`);
+    const fd = this.blobs[blob].dataFd;
+    let flags = this.waits[blob] === 1 || request.attempt >= this.attemptsMax ? 0 : RWF_NOWAIT;
+    let done = 0;
+    while (done < bytes) {
+      const n = readInto(request.data, skip + done, bytes - done, fd, from + done, flags);
+      if (n > 0) {
+        // Short may mean "what is in memory"; the next round tells.
+        done += n;
+      } else if (flags !== 0 && (n === -errno.EAGAIN || n === -errno.EOPNOTSUPP)) {
+        if (n === -errno.EOPNOTSUPP) this.waits[blob] = 1;
+        else if (this.readAhead(request, fd, bytes - done, from + done)) return PARKED;
+        flags = 0;
+      } else {
+        const why = n < 0 ? errnoName(n) : 'it is shorter than its chunk map says';
+        return this.nodes.refused(file.node, `cache file of blob ${blob} cannot be read at ${from}: ${why}`);
+      }
+    }
+    return 0;
+  }
+
+  /**
+   * Parks until the kernel has read the range; the guest's pages take it meanwhile, and the read that runs again finds
+   * it in the page cache and puts it where it belongs. False: this thread has to wait itself.
+   */
+  private readAhead(request: Request, fd: number, bytes: number, offset: number): boolean {
+    const ticket = request.parking.park(RESUME.RERUN, true);
+    if (ticket === 0) return false;
+    if (request.io.read(fd, request.data, bytes, offset, ticket) === 0) return true;
+    request.parking.unpark(ticket);
+    return false;
   }
 
   /** Parks the read and asks for its missing chunks of blob `blob`. */
   private park(request: Request, file: InodeRecord, offset: number, bytes: number, blob: number): number {
-    if (request.attempt >= this.blobs.length + SPARE_ATTEMPTS) {
+    if (request.attempt >= this.attemptsMax) {
       return this.nodes.refused(file.node, `chunks of blob ${blob} are not in the cache although they were fetched`);
     }
     const chunks = this.missing(file, offset, bytes, blob);

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { ftruncateSync } from 'node:fs';
+import { fsyncSync, ftruncateSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import * as A from '../fuse/args.ts';
 import { FOPEN, S } from '../fuse/flags.ts';
@@ -279,5 +280,18 @@ describe('handlers', () => {
     assert.ok(typeof data !== 'number' && data.length === 65536);
     assert.equal(parked, 1);
     lazy.close();
+  });
+
+  test('a read of pages that are not in memory waits for the disk elsewhere, and gets its bytes', (t) => {
+    const cold = new Mounted(bootPath('v6-none-sha256-4k'));
+    const file = [...expectedTree('expect/small.json').values()].find(({ size }) => (size ?? 0) > 150_000)!;
+    const node = cold.node(file.path);
+    const warm = cold.readAll(node, file.size!, 128 * 1024);
+    fsyncSync(cold.blobs.handles[0].dataFd);
+    execFileSync('dd', [`if=${cold.blobs.cachePath(0)}`, 'iflag=nocache', 'count=0'], { stdio: 'ignore' });
+    assert.deepEqual(cold.readAll(node, file.size!, 128 * 1024), warm);
+    // On tmpfs everything is in memory.
+    t.diagnostic(`${cold.guest.slowReads} reads by the kernel`);
+    cold.close();
   });
 });

@@ -4,9 +4,11 @@
  */
 import * as A from '../fuse/args.ts';
 import { type Name, PARKED, type Parking, Request } from '../fuse/request.ts';
+import { readInto } from '../fuse/segments.ts';
 import { ATTR, ATTR_OUT, DIRENT_BYTES, DIRENT_OUT, ENTRY_OUT, ENTRY_OUT_BYTES } from '../fuse/wire/layout.ts';
 import { direntBytes } from '../fuse/wire/out.ts';
 import type { WantedChunk } from '../storage/types.ts';
+import { errno } from '../sys/errno.ts';
 import { NativeMemory } from '../sys/native-memory.ts';
 import type { Rafs } from './file-system.ts';
 
@@ -50,10 +52,23 @@ export class Guest {
   private readonly memory = new NativeMemory(DATA_BYTES + 4096);
   private tickets = 0;
   refuseParking = false;
+  /** Reads given to the kernel because their pages were not in memory. */
+  slowReads = 0;
 
   constructor(private readonly rafs: () => Rafs) {
-    const parking: Parking = { park: () => (this.refuseParking ? 0 : ++this.tickets), unpark: () => {} };
+    const parking: Parking = {
+      park: () => (this.refuseParking ? 0 : ++this.tickets),
+      unpark: () => void this.tickets--,
+    };
     this.request.parking = parking;
+    this.request.io = {
+      fsync: () => -errno.EOPNOTSUPP,
+      syncfs: () => -errno.EOPNOTSUPP,
+      read: (fd, data, bytes, offset) => {
+        this.slowReads++;
+        return readInto(data, 0, bytes, fd, offset, 0) < 0 ? -errno.EOPNOTSUPP : 0;
+      },
+    };
     this.request.nodeHigh = NODE_HIGH;
     this.request.replySpace = 128 * 1024;
   }
@@ -142,19 +157,49 @@ export class Guest {
 
   /** One READ; parked ones are completed by `complete` (which fetches) and run again. Data, or the -errno. */
   read(node: number, offset: number, size: number, complete: (fetch: Fetch) => void): Buffer | number {
+    const args = this.startRead(node, offset, size);
+    for (;;) {
+      const step = this.tryRead(args);
+      if (!isFetch(step)) return step;
+      complete(step);
+    }
+  }
+
+  /** As `read` with a fetch that takes its time; the caller reads nothing else meanwhile. */
+  async readLazily(
+    node: number,
+    offset: number,
+    size: number,
+    complete: (fetch: Fetch) => Promise<void>,
+  ): Promise<Buffer | number> {
+    const args = this.startRead(node, offset, size);
+    for (;;) {
+      const step = this.tryRead(args);
+      if (!isFetch(step)) return step;
+      await complete(step);
+    }
+  }
+
+  private startRead(node: number, offset: number, size: number): A.ReadArgs {
     const args = new A.ReadArgs();
     args.offset = offset;
     args.size = size;
-    const request = this.at(node);
+    this.at(node);
     this.lend(size);
-    for (;;) {
-      const result = this.rafs().read(request, args);
-      if (result !== PARKED) return result < 0 ? result : this.taken(result);
-      const fetch = this.fetches.pop();
-      if (fetch === undefined || fetch.ticket !== this.tickets) throw new Error('parked without a fetch');
-      complete(fetch);
-      request.attempt++;
+    return args;
+  }
+
+  private tryRead(args: A.ReadArgs): Buffer | number | Fetch {
+    const result = this.rafs().read(this.request, args);
+    if (result !== PARKED) return result < 0 ? result : this.taken(result);
+    const fetch = this.fetches.pop();
+    if (fetch === undefined && this.slowReads > 0) {
+      this.request.attempt++;
+      return this.tryRead(args);
     }
+    if (fetch === undefined || fetch.ticket !== this.tickets) throw new Error('parked without a fetch');
+    this.request.attempt++;
+    return fetch;
   }
 
   /** Makes request.data of `size` bytes out of three pieces with gaps between them. */
@@ -217,4 +262,8 @@ export class Guest {
       rdev: words[at + ATTR.RDEV],
     };
   }
+}
+
+function isFetch(step: Buffer | number | Fetch): step is Fetch {
+  return typeof step === 'object' && 'ticket' in step;
 }

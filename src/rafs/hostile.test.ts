@@ -211,6 +211,18 @@ test('a bootstrap cut while it is mounted gives EIO, says so, and recovers', () 
   mounted.close();
 });
 
+test('an image that errs all the time does not fill the log', () => {
+  const bytes = Buffer.from(readFileSync(FIXTURE));
+  bytes.writeUInt32LE(0, inode('/xattr/cap').offset + 44);
+  const path = join(dir, 'noisy.boot');
+  writeFileSync(path, bytes);
+  const mounted = new Mounted(path);
+  for (let i = 0; i < 1000; i++) assert.equal(mounted.guest.getattr(inode('/xattr/cap').node), EIO);
+  assert.equal(mounted.lines.length, 64);
+  assert.match(mounted.lines[63], /not shown/);
+  mounted.close();
+});
+
 test('a walk stops at a directory met twice', () => {
   const bytes = Buffer.from(readFileSync(FIXTURE));
   // Two names of one directory for the same child: ".." is right at both.

@@ -14,12 +14,21 @@ import { DIRENT_TYPE, direntType } from './v6/inode-layout.ts';
 /** Local number of a member's root in the union. */
 export const ROOT_LOCAL = 1;
 
+/**
+ * Lines about bad images: a guest that asks for the same bad inode all day must not fill the log, and the first error
+ * of tomorrow must still be seen.
+ */
+const LINES_PER_WINDOW_MAX = 64;
+const WINDOW_MS = 60_000;
+
 const DOT = 0x2e;
 const DOT_DOT = Uint8Array.of(DOT, DOT);
 
 export class Nodes {
   /** What the last refusal said. */
   lastRule = '';
+  private windowStartMs = 0;
+  private windowLines = 0;
   private readonly parent = new EntryRecord();
 
   constructor(
@@ -83,8 +92,21 @@ export class Nodes {
   /** Logs what inode `nid` does wrong; returns -EIO. */
   refused(nid: number, rule: string): number {
     this.lastRule = rule;
-    this.log.error(`${this.label}: inode ${nid}: ${rule}`);
+    if (this.mayLog()) this.log.error(`${this.label}: inode ${nid}: ${rule}`);
     return -errno.EIO;
+  }
+
+  private mayLog(): boolean {
+    const nowMs = performance.now();
+    if (this.windowLines === 0 || nowMs - this.windowStartMs > WINDOW_MS) {
+      this.windowStartMs = nowMs;
+      this.windowLines = 0;
+    }
+    this.windowLines++;
+    if (this.windowLines === LINES_PER_WINDOW_MAX) {
+      this.log.error(`${this.label}: more errors of this image in this minute are not shown`);
+    }
+    return this.windowLines < LINES_PER_WINDOW_MAX;
   }
 
   brokenXattrs(nid: number): number {
