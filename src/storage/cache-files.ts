@@ -124,21 +124,14 @@ export class CacheFiles {
 
   private openMap(): number {
     const found = openIfThere(this.mapPath, O_RDWR);
-    if (found >= 0 && checkChunkMap(found, this.chunkCount) !== null) {
+    const isUsable = found >= 0 && keptOpen(found, () => checkChunkMap(found, this.chunkCount) === null);
+    if (found >= 0 && !isUsable) {
       closeSync(found);
       unlinkIfThere(this.mapPath);
-    } else if (found >= 0) {
-      initChunkMap(found, this.chunkCount);
-      return found;
     }
-    const created = createSized(this.mapPath, chunkMapBytes(this.chunkCount));
-    try {
-      initChunkMap(created, this.chunkCount);
-    } catch (error) {
-      closeSync(created);
-      throw error;
-    }
-    return created;
+    const fd = isUsable ? found : createSized(this.mapPath, chunkMapBytes(this.chunkCount));
+    keptOpen(fd, () => initChunkMap(fd, this.chunkCount));
+    return fd;
   }
 
   /** Serves what another daemon has cached, when nothing can be written. Never throws. */
@@ -194,6 +187,16 @@ export function openIfThere(path: string, flags: number): number {
     return openSync(path, flags);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return -1;
+    throw error;
+  }
+}
+
+/** Runs `use`; closes the descriptor when it throws. */
+function keptOpen<T>(fd: number, use: () => T): T {
+  try {
+    return use();
+  } catch (error) {
+    closeSync(fd);
     throw error;
   }
 }

@@ -4,10 +4,18 @@
  */
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { CHUNK_FLAG, chunkInfoBytes, decodeChunkInfo } from './blob-layout.ts';
+import {
+  align4096,
+  CHUNK_FLAG,
+  chunkInfoBytes,
+  decodeChunkInfo,
+  encodeCctHeader,
+  encodeChunkInfo,
+  FEATURE,
+} from './blob-layout.ts';
 import { CODECS, compressorOf } from './codecs.ts';
-import { digesterOf } from './digests.ts';
-import type { BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
+import { crc32c, DIGESTS, digesterOf } from './digests.ts';
+import type { BlobInfo, ChunkDigests, Compressor, WantedChunk } from './types.ts';
 
 export const FIXTURES = process.env['NYDUS_FIXTURES'] ?? resolve(import.meta.dirname, '../../../shared/fixtures');
 export const BLOBS_DIR = join(FIXTURES, 'images/blobs');
@@ -95,4 +103,60 @@ export function wantAll(chunks: readonly ExpectedChunk[]): WantedChunk[] {
     uncompressedOffset,
     bytes: bytes.length,
   }));
+}
+
+export interface MadeBlob {
+  info: BlobInfo;
+  /** The blob file: chunk data, chunk table, header. */
+  file: Buffer;
+  digests: ChunkDigests;
+}
+
+/** A blob of these chunks with a V2 table, which carries CRCs when `crc` is set. Changes in `file` are not noticed. */
+export function makeBlob(contents: readonly Buffer[], options: { compressor: Compressor; crc: boolean }): MadeBlob {
+  const features = FEATURE.ALIGNED | FEATURE.CAP_TAR_TOC | FEATURE.CHUNK_INFO_V2;
+  const stored: Buffer[] = [];
+  const table = Buffer.alloc(contents.length * chunkInfoBytes(features));
+  let compressedOffset = 0;
+  let uncompressedOffset = 0;
+  contents.forEach((bytes, index) => {
+    const packed = CODECS[options.compressor].compress(bytes);
+    const isSmaller = packed.length < bytes.length;
+    const data = isSmaller ? packed : bytes;
+    encodeChunkInfo(table, index * chunkInfoBytes(features), features, {
+      compressedOffset,
+      compressedSize: data.length,
+      uncompressedOffset,
+      uncompressedSize: bytes.length,
+      flags: (isSmaller ? CHUNK_FLAG.COMPRESSED : 0) | (options.crc ? CHUNK_FLAG.HAS_CRC32 : 0),
+      low: options.crc ? crc32c(bytes) : 0,
+      high: 0,
+    });
+    stored.push(data);
+    compressedOffset += data.length;
+    uncompressedOffset += align4096(bytes.length);
+  });
+  const ci = { ciOffset: compressedOffset, ciCompressedSize: table.length, ciUncompressedSize: table.length };
+  const context = { contextOffset: 0, contextSize: 0, contextCount: 0 };
+  const header = encodeCctHeader({ features, ciCompressor: 0, chunkCount: contents.length, ...ci, ...context });
+  const file = Buffer.concat([...stored, table, header]);
+  const info: BlobInfo = {
+    index: 0,
+    id: DIGESTS.sha256.digest(file).toString('hex'),
+    chunkCount: contents.length,
+    chunkSize: 1 << 24,
+    compressor: options.compressor,
+    digester: 'blake3',
+    features,
+    compressedSize: file.length,
+    uncompressedSize: uncompressedOffset,
+    ciCompressor: 0,
+    ...ci,
+    tocSize: 0,
+    tocDigest: null,
+    cipher: 0,
+    extra: Buffer.alloc(48),
+  };
+  const digests = contents.map((bytes) => DIGESTS.blake3.digest(bytes));
+  return { info, file, digests: (index) => digests[index] ?? null };
 }

@@ -1,42 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { after, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { SILENT } from '../common/log.ts';
-import { parseConfig, type StorageConfig } from './config.ts';
-import { BLOBS_DIR, blobTable, chunkDigests, type ExpectedChunk, expectedChunks, wantAll } from './fixtures.testing.ts';
+import { assertCached, freshDir, localConfig } from './cache.testing.ts';
+import { BLOBS_DIR, blobTable, chunkDigests, expectedChunks, wantAll } from './fixtures.testing.ts';
 import { BlobStore } from './store.ts';
-import type { BlobHandle } from './types.ts';
-
-const root = mkdtempSync(join(tmpdir(), 'store-'));
-after(() => rmSync(root, { recursive: true }));
-let directories = 0;
-
-function freshDir(): string {
-  return mkdtempSync(join(root, `${directories++}-`));
-}
-
-function localConfig(workDir: string, blobsDir = BLOBS_DIR, more: object = {}): StorageConfig {
-  return parseConfig(
-    JSON.stringify({
-      device: {
-        backend: { type: 'localfs', config: { dir: blobsDir } },
-        cache: { type: 'blobcache', config: { work_dir: workDir } },
-      },
-      mode: 'direct',
-      ...more,
-    }),
-  );
-}
-
-function assertCached(handle: BlobHandle, chunk: ExpectedChunk): void {
-  const ready = new Uint8Array(handle.ready);
-  assert.ok(ready[chunk.index >> 3] & (0x80 >> (chunk.index & 7)), `chunk ${chunk.index} ready`);
-  const bytes = Buffer.alloc(chunk.bytes.length);
-  readSync(handle.dataFd, bytes, 0, bytes.length, chunk.uncompressedOffset);
-  assert.deepEqual(bytes, chunk.bytes, `chunk ${chunk.index}`);
-}
 
 const IMAGES = [
   'v6-zstd-blake3',
