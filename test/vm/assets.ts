@@ -67,15 +67,26 @@ export function assetsOf(kind: GuestKind): Assets {
  * Skip reason for node:test, or false. With CI set nothing is skipped: the test then fails on the missing part.
  * `VM_FILTER` names the tests to run, by part of their name.
  */
-export function skipUnless(kind: GuestKind, name: string): string | false {
+export function skipUnless(kind: GuestKind | 'host', name: string): string | false {
   const filter = process.env['VM_FILTER'];
   if (filter !== undefined && filter !== '' && !`${kind}: ${name}`.includes(filter)) return `VM_FILTER=${filter}`;
   if (process.env['CI'] === 'true') return false;
   try {
-    assetsOf(kind);
+    if (kind === 'host') requireHostMounts();
+    else assetsOf(kind);
     return false;
   } catch (error) {
     return explain(error);
+  }
+}
+
+/** @throws VM_PART_MISSING unless this process may mount FUSE and EROFS on the host */
+function requireHostMounts(): void {
+  if (process.getuid?.() !== 0) throw vmError('VM_PART_MISSING', { part: 'the right to mount', hint: 'run as root' });
+  if (!existsSync('/dev/fuse')) throw vmError('VM_PART_MISSING', { part: '/dev/fuse', hint: 'modprobe fuse' });
+  spawnSync('modprobe', ['erofs']);
+  if (!/\berofs$/m.test(readFileSync('/proc/filesystems', 'latin1'))) {
+    throw vmError('VM_PART_MISSING', { part: "the kernel's erofs", hint: 'this kernel was built without it' });
   }
 }
 

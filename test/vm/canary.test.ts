@@ -30,7 +30,7 @@ guestTest('a wrong byte and a missing file are found, an equal tree passes', GUE
     mkdirSync(join(onHost, path, '..'), { recursive: true });
     writeFileSync(join(onHost, path), content);
   }
-  const expected = hostManifest(join(onHost, 'tree'));
+  const expected = await hostManifest(join(onHost, 'tree'));
   const { data } = await runGuest({
     kind,
     socket: null,

@@ -17,6 +17,9 @@ export interface ApiAnswer {
   body: string;
 }
 
+/** `tag` makes it offer the config space, which UML needs; `mountpoint` serves the host's kernel over /dev/fuse. */
+export type Mode = { tag: string } | { mountpoint: string };
+
 /** Kata gives up after 10 s; a loaded test machine may need a good part of that. */
 const READY_TIMEOUT_MS = 8000;
 const REQUEST_TIMEOUT_MS = 10_000;
@@ -43,19 +46,22 @@ export class Daemon {
 
   private constructor(
     private readonly scratch: string,
-    extraArgs: readonly string[],
+    mode: Mode,
   ) {
     this.sock = join(scratch, 'vhost-fs.sock');
     this.#api = join(scratch, 'api.sock');
-    const args = ['virtiofs', '--log-level', 'info', '--apisock', this.#api, '--sock', this.sock, ...extraArgs];
+    const transport =
+      'mountpoint' in mode ? ['fuse', '--mountpoint', mode.mountpoint] : ['virtiofs', '--sock', this.sock];
+    const tag = 'tag' in mode ? ['--tag', mode.tag] : [];
+    const args = [...transport, ...tag, '--log-level', 'info', '--apisock', this.#api];
     this.#child = spawnServer(built('nydusd'), args);
     this.#tail = new Tail().watch(this.#child.stdout!).watch(this.#child.stderr!);
     this.#ended = ended(this.#child).then((why) => (this.#endedWith = why));
   }
 
-  /** Starts a daemon and waits until it says RUNNING. `--tag` makes it offer the config space, which UML needs. */
-  static async start(extraArgs: readonly string[] = ['--tag', DEFAULT_TAG]): Promise<Daemon> {
-    const daemon = new Daemon(mkdtempSync(join(tmpdir(), 'nydus-daemon-')), extraArgs);
+  /** Starts a daemon and waits until it says RUNNING. @throws VM_DAEMON with its log */
+  static async start(mode: Mode): Promise<Daemon> {
+    const daemon = new Daemon(mkdtempSync(join(tmpdir(), 'nydus-daemon-')), mode);
     const deadline = performance.now() + READY_TIMEOUT_MS;
     for (;;) {
       if (await daemon.#isRunning()) return daemon;
@@ -151,8 +157,11 @@ export class Daemon {
  * Runs `body` with a daemon, then ends that with SIGTERM and checks how it ends. When `body` throws, its error is the
  * one reported, with the daemon's log.
  */
-export async function withDaemon(body: (daemon: Daemon) => Promise<void>): Promise<void> {
-  const daemon = await Daemon.start();
+export async function withDaemon(
+  body: (daemon: Daemon) => Promise<void>,
+  mode: Mode = { tag: DEFAULT_TAG },
+): Promise<void> {
+  const daemon = await Daemon.start(mode);
   try {
     await body(daemon);
   } catch (error) {

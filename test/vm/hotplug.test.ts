@@ -46,7 +46,7 @@ guestTest('plugged memory and a reboot leave every file equal', ['qemu'], async 
   const source = join(scratch, 'source');
   makeSampleTree(source, 300);
   const image = buildImage(source, join(scratch, 'image'), 'zstd');
-  const expected = hostManifest(source);
+  const expected = await hostManifest(source);
   const share = join(scratch, 'share');
   mkdirSync(share);
   const mebibyte = sampleBytes(9, 1024 ** 2);
@@ -90,7 +90,7 @@ guestTest('plugged memory and a reboot leave every file equal', ['qemu'], async 
     });
     assertSame(expected, guestManifest(data, 'first'), IMAGE_FIELDS, 'image with plugged memory');
     assertSame(expected, guestManifest(data, 'second'), IMAGE_FIELDS, 'image after the reset');
-    const onHost = hostManifest(share);
+    const onHost = await hostManifest(share);
     assert.equal(onHost.get('/copy')?.sha256, onHost.get('/big')?.sha256, 'copied through plugged memory');
     assertSame(onHost, guestManifest(data, 'share'), SHARE_FIELDS, 'share after the reset');
   });

@@ -1,6 +1,7 @@
 /** Builds an image with our own builder and serves its blobs over HTTP, counting what is fetched. */
+import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import {
   createServer,
   request as httpRequest,
@@ -37,6 +38,7 @@ export function buildImage(source: string, workDir: string, compressor: Compress
     const text = done.error === undefined ? `${done.stdout}${done.stderr}` : done.error.message;
     throw vmError('VM_COMMAND', { command: `nydus-image ${words.join(' ')}`, status: done.status, output: text });
   }
+  assert.ok(existsSync(bootstrap), 'the builder ended well but wrote no bootstrap');
   return { bootstrap, blobDir };
 }
 

@@ -5,10 +5,11 @@
  * handful of processes for any number of files); everything is NUL separated, so any name survives. Paths are latin1
  * strings, one character per byte, relative to the root, which is "/".
  */
-import { execFileSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 
 export type EntryType = 'file' | 'dir' | 'symlink' | 'char' | 'block' | 'fifo' | 'socket';
 
@@ -63,13 +64,16 @@ const TYPES: Record<string, EntryType> = {
 };
 const FIND_FIELDS = 10;
 
-/** The list of host directory `root`, made as the guest makes it. @throws when a file cannot be read. */
-export function hostManifest(root: string): Manifest {
+/**
+ * The list of host directory `root`, made as the guest makes it. Never blocks the event loop: what serves that
+ * directory may run in this process. @throws when a file cannot be read.
+ */
+export async function hostManifest(root: string): Promise<Manifest> {
   const scratch = mkdtempSync(join(tmpdir(), 'nydus-manifest-'));
   try {
     const text = MANIFEST_SH.replaceAll('/tmp/m.', `${scratch}/m.`);
     const program = `set -eu\nsend() { mv "$2" "${scratch}/$1"; : >"$2"; }\n${text}\nmanifest list "$1"`;
-    execFileSync('sh', ['-c', program, 'sh', root], { env: { ...process.env, LC_ALL: 'C' } });
+    await promisify(execFile)('sh', ['-c', program, 'sh', root], { env: { ...process.env, LC_ALL: 'C' } });
     const part = (name: string): Buffer => readFileSync(join(scratch, `list.${name}`));
     return parseManifest({ find: part('find'), rdev: part('rdev'), sha256: part('sha256'), xattr: part('xattr') });
   } finally {

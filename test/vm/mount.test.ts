@@ -26,9 +26,9 @@ const source = join(scratch, 'source');
 let image: Image;
 let expected: Manifest;
 
-before(() => {
+before(async () => {
   makeSampleTree(source, FILES);
-  expected = hostManifest(source);
+  expected = await hostManifest(source);
   image = buildImage(source, join(scratch, 'image'), 'zstd');
 });
 after(() => rmSync(scratch, { recursive: true, force: true }));
@@ -39,7 +39,7 @@ guestTest(
   async (kind, context) => {
     const share = join(scratch, `share-${kind}`);
     makeSampleTree(share, 200);
-    const expectedShare = hostManifest(share);
+    const expectedShare = await hostManifest(share);
     const blobs = await BlobServer.start(image.blobDir);
     context.after(() => blobs.stop());
     await withDaemon(async (daemon) => {

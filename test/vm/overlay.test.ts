@@ -124,13 +124,13 @@ guestTest('a container root works on image and shared directory', GUEST_KINDS, a
     await daemon.mountImage('/rafs/app/lowerdir', image.bootstrap, config);
     await runGuest({ kind, socket: daemon.sock, script: script(...CASES) });
   });
-  checkUpper(join(app, 'snapshotdir/fs'));
+  await checkUpper(join(app, 'snapshotdir/fs'));
 });
 
 /** What overlayfs must have left on the host. */
-function checkUpper(upper: string): void {
+async function checkUpper(upper: string): Promise<void> {
   const at = (path: string): string => join(upper, path);
-  const upperTree = hostManifest(upper);
+  const upperTree = await hostManifest(upper);
   for (const path of ['etc/gone', 'etc/replaced']) {
     assert.ok(lstatSync(at(path)).isCharacterDevice(), `${path} is a whiteout`);
     assert.equal(upperTree.get(`/${path}`)?.rdev, '0:0');
