@@ -5,10 +5,10 @@ import { test } from 'node:test';
 import { FATTR } from '../fuse/flags.ts';
 import { errno } from '../sys/errno.ts';
 import { O } from '../sys/path.ts';
-import { ok, withShare } from './harness.testing.ts';
+import { needsRoot, ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 
-test('setattr: mode, owner, size and times, alone and together', () => {
+test('setattr: mode, owner, size and times, alone and together', needsRoot, () => {
   withShare({}, ({ dir, guest }) => {
     writeFileSync(join(dir, 'f'), '0123456789');
     const { node } = guest.walk('f');
@@ -82,7 +82,7 @@ test('setattr through a handle works on an unlinked file; a handle of another no
   });
 });
 
-test('links and directories: what may be changed touches them, never a target', () => {
+test('links and directories: what may be changed touches them, never a target', needsRoot, () => {
   withShare({}, ({ dir, outside, guest }) => {
     writeFileSync(join(outside, 'canary'), 'canary');
     chmodSync(join(outside, 'canary'), 0o600);
@@ -104,35 +104,39 @@ test('links and directories: what may be changed touches them, never a target', 
   });
 });
 
-test('KILL_SUIDGID clears set-ID bits on truncate, write and open with O_TRUNC; without it root keeps them', () => {
-  withShare({}, ({ dir, guest }) => {
-    const path = join(dir, 'f');
-    writeFileSync(path, 'abc');
-    const { node } = guest.walk('f');
-    const reset = (): void => chmodSync(path, 0o6755);
-    const mode = (): number => statSync(path).mode & 0o7777;
-    reset();
-    ok(guest.setattr(node, FATTR.SIZE, { size: 2 }));
-    assert.equal(mode(), 0o6755);
-    ok(guest.setattr(node, FATTR.SIZE | FATTR.KILL_SUIDGID, { size: 1 }));
-    assert.equal(mode(), 0o755);
-    reset();
-    const handle = ok(guest.open(node, O.WRONLY));
-    assert.equal(guest.write(node, handle, 0, 'x'), 1);
-    assert.equal(mode(), 0o6755);
-    assert.equal(guest.write(node, handle, 0, 'x', 0, 4), 1);
-    assert.equal(mode(), 0o755);
-    reset();
-    ok(guest.open(node, O.WRONLY | O.TRUNC, true));
-    assert.equal(mode(), 0o755);
-    reset();
-    ok(guest.setattr(node, FATTR.UID, { uid: 5 }));
-    assert.equal(mode(), 0o755, 'chown clears them always');
-    reset();
-    assert.equal(guest.write(node, handle, 0, 'x'), 1);
-    assert.equal(mode(), 0o6755, 'and the capability is back');
-  });
-});
+test(
+  'KILL_SUIDGID clears set-ID bits on truncate, write and open with O_TRUNC; without it root keeps them',
+  needsRoot,
+  () => {
+    withShare({}, ({ dir, guest }) => {
+      const path = join(dir, 'f');
+      writeFileSync(path, 'abc');
+      const { node } = guest.walk('f');
+      const reset = (): void => chmodSync(path, 0o6755);
+      const mode = (): number => statSync(path).mode & 0o7777;
+      reset();
+      ok(guest.setattr(node, FATTR.SIZE, { size: 2 }));
+      assert.equal(mode(), 0o6755);
+      ok(guest.setattr(node, FATTR.SIZE | FATTR.KILL_SUIDGID, { size: 1 }));
+      assert.equal(mode(), 0o755);
+      reset();
+      const handle = ok(guest.open(node, O.WRONLY));
+      assert.equal(guest.write(node, handle, 0, 'x'), 1);
+      assert.equal(mode(), 0o6755);
+      assert.equal(guest.write(node, handle, 0, 'x', 0, 4), 1);
+      assert.equal(mode(), 0o755);
+      reset();
+      ok(guest.open(node, O.WRONLY | O.TRUNC, true));
+      assert.equal(mode(), 0o755);
+      reset();
+      ok(guest.setattr(node, FATTR.UID, { uid: 5 }));
+      assert.equal(mode(), 0o755, 'chown clears them always');
+      reset();
+      assert.equal(guest.write(node, handle, 0, 'x'), 1);
+      assert.equal(mode(), 0o6755, 'and the capability is back');
+    });
+  },
+);
 
 test('statfs: the numbers of the host', () => {
   withShare({}, ({ guest }) => {
@@ -143,7 +147,7 @@ test('statfs: the numbers of the host', () => {
   });
 });
 
-test('access: mode bits', () => {
+test('access: mode bits', needsRoot, () => {
   withShare({}, ({ dir, guest }) => {
     writeFileSync(join(dir, 'f'), '');
     chmodSync(join(dir, 'f'), 0o640);

@@ -15,12 +15,12 @@ import { INIT, INIT2 } from '../fuse/flags.ts';
 import { effectiveUid } from '../sys/credentials.ts';
 import { errno } from '../sys/errno.ts';
 import { O } from '../sys/path.ts';
-import { ok, withShare } from './harness.testing.ts';
+import { needsRoot, ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 
 const RENAME = { NOREPLACE: 1, EXCHANGE: 2, WHITEOUT: 4 };
 
-test('every kind of object is made with mode and owner of the caller', () => {
+test('every kind of object is made with mode and owner of the caller', needsRoot, () => {
   withShare({}, ({ dir, guest }) => {
     guest.as(4000, 5000);
     const made = {
@@ -56,7 +56,7 @@ test('every kind of object is made with mode and owner of the caller', () => {
   });
 });
 
-test('whatever fails, the daemon is itself again', () => {
+test('whatever fails, the daemon is itself again', needsRoot, () => {
   withShare({}, ({ dir, guest }) => {
     writeFileSync(join(dir, 'there'), '');
     guest.as(4000, 5000, [6000]);
@@ -91,7 +91,7 @@ test('unmapped ids make nothing', () => {
   });
 });
 
-test('set-group-ID directories give their group, and the bit to directories below', () => {
+test('set-group-ID directories give their group, and the bit to directories below', needsRoot, () => {
   withShare({}, ({ dir, guest }) => {
     mkdirSync(join(dir, 'd'));
     chownSync(join(dir, 'd'), 0, 700);
@@ -119,7 +119,7 @@ test('the umask is the guest’s business, until it says otherwise', () => {
   });
 });
 
-test('a security context is set before the guest sees the object, or there is none', () => {
+test('a security context is set before the guest sees the object, or there is none', needsRoot, () => {
   withShare({}, ({ dir, guest }) => {
     const { request } = guest;
     request.negotiated.flags2 |= INIT2.SECURITY_CTX;
@@ -163,7 +163,7 @@ test('rename: plain, over another, NOREPLACE, EXCHANGE, across directories', () 
   });
 });
 
-test('rename with WHITEOUT leaves a char 0:0 that belongs to the caller', () => {
+test('rename with WHITEOUT leaves a char 0:0 that belongs to the caller', needsRoot, () => {
   withShare({}, ({ dir, guest }) => {
     for (const [uid, gid] of [
       [0, 0],

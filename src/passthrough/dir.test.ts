@@ -3,12 +3,12 @@ import { lstatSync, mkdirSync, rmdirSync, rmSync, symlinkSync, writeFileSync } f
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { errno } from '../sys/errno.ts';
-import { type Dirent, ok, withShare } from './harness.testing.ts';
+import { type Dirent, needsRoot, ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 
 const sorted = (list: Dirent[]): string[] => list.map((d) => d.name.toString()).sort();
 
-test('entries carry inode number and type; "." and ".." are there; the parent of the share is not', () => {
+test('entries carry inode number and type; "." and ".." are there; the parent of the share is not', needsRoot, () => {
   withShare({}, ({ dir, guest }) => {
     mkdirSync(join(dir, 'd'));
     writeFileSync(join(dir, 'f'), '');

@@ -508,3 +508,6 @@ export function ok<T>(value: T | number): T {
   if (typeof value === 'number') throw new Error(`answered ${value}`);
   return value;
 }
+
+/** For tests that make files of other users, devices, mounts or trusted attributes. */
+export const needsRoot = { skip: process.getuid?.() === 0 ? false : 'needs root: run as root, or in a user namespace' };

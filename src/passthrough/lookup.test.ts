@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import { errno } from '../sys/errno.ts';
 import { O } from '../sys/path.ts';
 import { Table } from '../sys/table.ts';
-import { ok, openDescriptors, withShare } from './harness.testing.ts';
+import { needsRoot, ok, openDescriptors, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 import { INODES_MAX } from './options.ts';
 
@@ -161,7 +161,7 @@ test('the budget: ENFILE for one request, and again room after a FORGET', () => 
   });
 });
 
-test('a directory without permission for anybody is still the guest kernel’s to judge', () => {
+test('a directory without permission for anybody is still the guest kernel’s to judge', needsRoot, () => {
   withShare({}, ({ dir, guest }) => {
     mkdirSync(join(dir, 'closed'));
     chmodSync(join(dir, 'closed'), 0);

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { errno } from '../sys/errno.ts';
 import { O } from '../sys/path.ts';
-import { Guest, MEMBER, ok, withShare } from './harness.testing.ts';
+import { Guest, MEMBER, needsRoot, ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 
 test('lookup, getattr, open, read: what the host has', () => {
@@ -32,7 +32,7 @@ test('lookup, getattr, open, read: what the host has', () => {
   });
 });
 
-test('create and write: the file is there, as the caller', () => {
+test('create and write: the file is there, as the caller', needsRoot, () => {
   withShare({}, ({ dir, guest }) => {
     guest.as(1234, 2345);
     const { entry, handle } = ok(guest.create(ROOT_ID, 'new', O.RDWR, 0o640));

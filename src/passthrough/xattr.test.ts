@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { INIT } from '../fuse/flags.ts';
 import { errno } from '../sys/errno.ts';
-import { ok, withShare } from './harness.testing.ts';
+import { needsRoot, ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 
-test('set, get, list, remove on a file and a directory, trusted.* included', () => {
+test('set, get, list, remove on a file and a directory, trusted.* included', needsRoot, () => {
   withShare({}, ({ dir, guest }) => {
     writeFileSync(join(dir, 'f'), '');
     for (const node of [guest.walk('f').node, ROOT_ID]) {
@@ -35,7 +35,7 @@ test('set, get, list, remove on a file and a directory, trusted.* included', () 
   });
 });
 
-test('links and whiteouts: their own attributes, nothing is followed or opened', () => {
+test('links and whiteouts: their own attributes, nothing is followed or opened', needsRoot, () => {
   withShare({}, ({ dir, outside, guest }) => {
     writeFileSync(join(outside, 'canary'), '');
     const link = ok(guest.symlink(ROOT_ID, 'link', join(outside, 'canary'))).node;
