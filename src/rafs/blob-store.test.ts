@@ -21,7 +21,7 @@ after(() => rmSync(dir, { recursive: true }));
 const STEP_BYTES = 128 * 1024;
 
 for (const [name, tree] of V6_CASES) {
-  test(`${name}: every file has its bytes, fetched through the store`, async () => {
+  test(`${name}: every file has its bytes, fetched through the store`, async (t) => {
     const config = parseConfig(
       JSON.stringify({
         device: {
@@ -37,6 +37,11 @@ for (const [name, tree] of V6_CASES) {
     const blobs = image.blobs.map((blob) => store.openBlob(blob, image.digests(blob.index), config));
     const guest = new Guest(() => rafs);
     const rafs = new Rafs({ bootstrapFd: image.fd, label: name, blobs, fetch: guest.fetch, log: SILENT });
+    t.after(async () => {
+      rafs.destroy();
+      await store.close();
+      image.close();
+    });
     for (const [path, expected] of expectedTree(tree)) {
       if (expected.sha256 === undefined) continue;
       let node = ROOT_LOCAL;
@@ -57,8 +62,5 @@ for (const [name, tree] of V6_CASES) {
       }
       assert.equal(hash.digest('hex'), expected.sha256, path);
     }
-    rafs.destroy();
-    await store.close();
-    image.close();
   });
 }

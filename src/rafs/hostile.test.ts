@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { errno } from '../sys/errno.ts';
 import { bootPath } from './fixture-blobs.testing.ts';
+import { FLAG } from './flags.ts';
 import type { InodeRecord } from './metadata.ts';
 import { Mounted } from './mounted.testing.ts';
 import { chunkIndexOffset } from './v6/inode-layout.ts';
@@ -236,4 +237,20 @@ test('a walk stops at a directory met twice', () => {
   const walker = new ImageWalker(path);
   assert.throws(() => [...walker.walk()], /BROKEN.*met twice/);
   walker.close();
+});
+
+test("ids of images that do not vouch for them are the daemon's own", () => {
+  const bytes = Buffer.from(readFileSync(FIXTURE));
+  bytes.writeUInt32LE(1234, inode('/xattr/cap').offset + 24);
+  const path = join(dir, 'ids.boot');
+  const uidOf = () => {
+    writeFileSync(path, bytes);
+    const mounted = new Mounted(path);
+    const attributes = mounted.guest.getattr(inode('/xattr/cap').node);
+    mounted.close();
+    return typeof attributes === 'number' ? attributes : attributes.uid;
+  };
+  assert.equal(uidOf(), 1234);
+  bytes.writeUInt32LE(bytes.readUInt32LE(1152) & ~FLAG.EXPLICIT_UID_GID, 1152);
+  assert.equal(uidOf(), process.geteuid?.());
 });

@@ -23,21 +23,20 @@ export interface RafsOptions {
   cache?: PageCache;
 }
 
-/** Reads and checks the superblocks again on this thread: the file is the same, the trust is not. @throws BROKEN, OPEN */
+/** The first block of the image being mounted; one for all mounts of the thread. */
+let head: NativeMemory | null = null;
+
+/** Reads and checks the superblocks again on this thread: the file is the same, the trust is not. @throws BROKEN */
 export function mountMetadata(options: RafsOptions): Metadata {
   const { bootstrapFd, label } = options;
-  const fileBytes = lseek(bootstrapFd, 0, SEEK.END);
-  const head = new NativeMemory(HEAD_BYTES);
-  try {
-    const n = pread(bootstrapFd, head.address, HEAD_BYTES, 0);
-    if (n !== HEAD_BYTES) throw rafsError('BROKEN', { path: label, rule: 'the first block cannot be read' });
-    const geometry = readGeometry(head.view, fileBytes);
-    if (typeof geometry === 'string') throw rafsError('BROKEN', { path: label, rule: geometry });
-    if (geometry.blobCount !== options.blobs.length) {
-      throw rafsError('BROKEN', { path: label, rule: `${geometry.blobCount} blobs, opened ${options.blobs.length}` });
-    }
-    return new V6Metadata(options.cache ?? threadPageCache(), bootstrapFd, geometry);
-  } finally {
-    head.free();
+  const refuse = (rule: string) => rafsError('BROKEN', { path: label, rule });
+  head ??= new NativeMemory(HEAD_BYTES);
+  const n = pread(bootstrapFd, head.address, HEAD_BYTES, 0);
+  if (n !== HEAD_BYTES) throw refuse('the first block cannot be read');
+  const geometry = readGeometry(head.view, lseek(bootstrapFd, 0, SEEK.END));
+  if (typeof geometry === 'string') throw refuse(geometry);
+  if (geometry.blobCount !== options.blobs.length) {
+    throw refuse(`${geometry.blobCount} blobs, opened ${options.blobs.length}`);
   }
+  return new V6Metadata(options.cache ?? threadPageCache(), bootstrapFd, geometry);
 }
