@@ -291,7 +291,7 @@ describe('nested mounts', () => {
       if (dirent.node?.low && !dirent.name.startsWith('.')) guest.forget(dirent.node);
     }
     guest.forget(a.node);
-    assert.ok([...lower.nodes].every((node) => node.lookups === 0));
+    assert.ok([...lower.nodes.values()].every((node) => node.lookups === 0));
     assert.equal(union.list().find((mount) => mount.path === '/a')?.lookups, 0);
     union.destroy();
   });

@@ -9,22 +9,19 @@
  * counted, roots get short time-outs and the submount mark, inode numbers are mixed where the guest has no submounts.
  * A request costs one map look-up more than the member itself; nothing is allocated.
  */
-import * as A from '../fuse/args.ts';
+import type * as A from '../fuse/args.ts';
 import type { FileSystem, Result } from '../fuse/file-system.ts';
-import { ATTR_SUBMOUNT, FOPEN, INIT } from '../fuse/flags.ts';
+import { FOPEN } from '../fuse/flags.ts';
 import { type Name, Request } from '../fuse/request.ts';
-import { ATTR, ATTR_BYTES, ATTR_OUT, ENTRY_OUT, ENTRY_OUT_BYTES, OPEN_OUT } from '../fuse/wire/layout.ts';
-import { putAttrHead, putEntryHead } from '../fuse/wire/out.ts';
+import { OPEN_OUT } from '../fuse/wire/layout.ts';
 import { errno } from '../sys/errno.ts';
+import { attributes, entry, mixed, rootEntry } from './corrections.ts';
 import { last, rewrite } from './dirents.ts';
 import { MountPoints } from './mount-points.ts';
 import type { Mounted } from './mounts.ts';
-import { MOUNT_VALID_MS, PSEUDO, ROOT_LOCAL } from './node-ids.ts';
+import { PSEUDO, ROOT_LOCAL } from './node-ids.ts';
 
 const BODY = Request.BODY_WORD;
-const ENTRY_ATTR = BODY + ENTRY_OUT.ATTR;
-const GETATTR_ATTR = BODY + ATTR_OUT.ATTR;
-const ATTR_WORDS = ATTR_BYTES / 4;
 const FH = BODY + OPEN_OUT.FH;
 /**
  * Upper word of the cookies of nested mounts in a member's root: the highest but one that is positive as an off_t, as
@@ -33,8 +30,6 @@ const FH = BODY + OPEN_OUT.FH;
 const NESTED_COOKIE_HIGH = 0x7fff_fffe;
 
 export class Union extends MountPoints implements FileSystem {
-  readonly #getattr = new A.GetattrArgs();
-
   lookup(request: Request, args: A.NameArgs): Result {
     const mounted = this.find(request);
     const child = mounted.counted
@@ -43,7 +38,7 @@ export class Union extends MountPoints implements FileSystem {
         ? this.#pseudoChild(request, args.name)
         : -1;
     if (child >= 0) return this.#enter(request, child);
-    return this.#entry(request, mounted, mounted.fs.lookup(request, args));
+    return entry(request, mounted, mounted.fs.lookup(request, args));
   }
 
   forget(nodeLow: number, nodeHigh: number, nlookup: number): void {
@@ -55,12 +50,12 @@ export class Union extends MountPoints implements FileSystem {
 
   getattr(request: Request, args: A.GetattrArgs): Result {
     const mounted = this.find(request);
-    return this.#attributes(request, mounted, mounted.fs.getattr(request, args));
+    return attributes(request, mounted, mounted.fs.getattr(request, args));
   }
 
   setattr(request: Request, args: A.SetattrArgs): Result {
     const mounted = this.find(request);
-    return this.#attributes(request, mounted, mounted.fs.setattr(request, args));
+    return attributes(request, mounted, mounted.fs.setattr(request, args));
   }
 
   readlink(request: Request): Result {
@@ -70,19 +65,19 @@ export class Union extends MountPoints implements FileSystem {
   symlink(request: Request, args: A.SymlinkArgs): Result {
     const mounted = this.find(request);
     if (this.#nested(request, mounted, args.name) >= 0) return -errno.EEXIST;
-    return this.#entry(request, mounted, mounted.fs.symlink(request, args));
+    return entry(request, mounted, mounted.fs.symlink(request, args));
   }
 
   mknod(request: Request, args: A.MknodArgs): Result {
     const mounted = this.find(request);
     if (this.#nested(request, mounted, args.name) >= 0) return -errno.EEXIST;
-    return this.#entry(request, mounted, mounted.fs.mknod(request, args));
+    return entry(request, mounted, mounted.fs.mknod(request, args));
   }
 
   mkdir(request: Request, args: A.MkdirArgs): Result {
     const mounted = this.find(request);
     if (this.#nested(request, mounted, args.name) >= 0) return -errno.EEXIST;
-    return this.#entry(request, mounted, mounted.fs.mkdir(request, args));
+    return entry(request, mounted, mounted.fs.mkdir(request, args));
   }
 
   link(request: Request, args: A.LinkArgs): Result {
@@ -90,14 +85,14 @@ export class Union extends MountPoints implements FileSystem {
     if (mounted.counted && this.memberOf(args.oldLow, args.oldHigh) !== mounted.id) return -errno.EXDEV;
     if (this.#nested(request, mounted, args.name) >= 0) return -errno.EEXIST;
     args.oldHigh = mounted.id;
-    return this.#entry(request, mounted, mounted.fs.link(request, args));
+    return entry(request, mounted, mounted.fs.link(request, args));
   }
 
   create(request: Request, args: A.CreateArgs): Result {
     const mounted = this.find(request);
     // A directory is in the way, as open(2) of an existing one with O_CREAT says.
     if (this.#nested(request, mounted, args.name) >= 0) return -errno.EISDIR;
-    const n = this.#entry(request, mounted, mounted.fs.create(request, args));
+    const n = entry(request, mounted, mounted.fs.create(request, args));
     if (n > 0) mounted.addHandles(1);
     return n;
   }
@@ -264,54 +259,13 @@ export class Union extends MountPoints implements FileSystem {
   /** entry_out of a pseudo directory, or of the root of what is mounted on it. */
   #enter(request: Request, slot: number): Result {
     const mounted = this.mounts.get(this.tree.member(slot));
-    if (mounted === undefined) return this.pseudo.entry(request, slot);
-    request.nodeLow = ROOT_LOCAL;
-    request.nodeHigh = mounted.id;
-    const n = mounted.fs.getattr(request, this.#getattr);
-    if (n <= 0) return n;
-    const words = request.reply.u32;
-    const valid = cutAttrValid(words);
-    words.copyWithin(ENTRY_ATTR, GETATTR_ATTR, GETATTR_ATTR + ATTR_WORDS);
-    putEntryHead(words, BODY, ROOT_LOCAL, mounted.id, MOUNT_VALID_MS, valid ? MOUNT_VALID_MS : 0);
-    this.#correct(request, mounted, ENTRY_ATTR, true);
-    mounted.addLookups(1);
-    return ENTRY_OUT_BYTES;
-  }
-
-  /** What a member answered with an entry; n > 0 means there is one. */
-  #entry(request: Request, mounted: Mounted, n: Result): Result {
-    if (n > 0 && mounted.counted && request.reply.u32[BODY + ENTRY_OUT.NODEID] !== 0) {
-      mounted.addLookups(1);
-      this.#correct(request, mounted, ENTRY_ATTR, false);
-    }
-    return n;
-  }
-
-  #attributes(request: Request, mounted: Mounted, n: Result): Result {
-    if (n > 0 && mounted.counted) {
-      const root = request.nodeLow === ROOT_LOCAL;
-      if (root) cutAttrValid(request.reply.u32);
-      this.#correct(request, mounted, GETATTR_ATTR, root);
-    }
-    return n;
-  }
-
-  /** The part of fuse_attr at word `at` that depends on where the member is mounted and what the guest can do. */
-  #correct(request: Request, mounted: Mounted, at: number, root: boolean): void {
-    const words = request.reply.u32;
-    if (!this.#ownDevice(request, mounted)) words[at + ATTR.INO + 1] ^= mounted.mix;
-    else if (root) words[at + ATTR.FLAGS] |= ATTR_SUBMOUNT;
-  }
-
-  /** True when the guest shows this member with an st_dev of its own, because its root is announced as a submount. */
-  #ownDevice(request: Request, mounted: Mounted): boolean {
-    return mounted.announced && (request.negotiated.flags & INIT.SUBMOUNTS) !== 0;
+    return mounted === undefined ? this.pseudo.entry(request, slot) : rootEntry(request, mounted);
   }
 
   #list(request: Request, args: A.ReadArgs, plus: boolean): Result {
     const mounted = this.findByHandle(request, args);
     if (!mounted.counted) return plus ? mounted.fs.readdirplus(request, args) : mounted.fs.readdir(request, args);
-    const mix = this.#ownDevice(request, mounted) ? 0 : mounted.mix;
+    const mix = mixed(request, mounted);
     const over = request.nodeLow === ROOT_LOCAL && mounted.pseudo >= 0 ? mounted.pseudo : -1;
     if (over >= 0 && this.tree.children(over) > 0) return this.#merged(request, args, plus, mounted, mix, over);
     const n = plus ? mounted.fs.readdirplus(request, args) : mounted.fs.readdir(request, args);
@@ -335,11 +289,4 @@ export class Union extends MountPoints implements FileSystem {
       args.offset = last.high > 0x1f_ffff ? -1 : last.high * 0x1_0000_0000 + last.low;
     }
   }
-}
-
-/** Cuts the attributes' time-out in an attr_out to MOUNT_VALID_MS. False when the member set none at all. */
-function cutAttrValid(words: Uint32Array): boolean {
-  const seconds = words[BODY + ATTR_OUT.ATTR_VALID] | words[BODY + ATTR_OUT.ATTR_VALID + 1];
-  if (seconds !== 0) putAttrHead(words, BODY, MOUNT_VALID_MS);
-  return seconds !== 0 || words[BODY + ATTR_OUT.ATTR_VALID_NSEC] !== 0;
 }

@@ -57,8 +57,8 @@ export class MemoryFs implements Member {
   }
 
   /** All nodes, for tests that look behind the requests. */
-  get nodes(): Iterable<Node> {
-    return this.#nodes.byId.values();
+  get nodes(): ReadonlyMap<number, Node> {
+    return this.#nodes.byId;
   }
 
   /** Puts a file at `path` ('/a/b', directories are made) without any request. */
