@@ -156,35 +156,40 @@ test('after a crash in the middle of an operation, recover and rebuild make it w
 });
 
 test('a million entries: no insert stalls, and the request path allocates nothing', () => {
+  // A scheduler's hiccup hits another insert each time; a table that moves its entries when it is full does it at the
+  // same ones in every run (about 50 ms at this size).
+  const runs = [fill(1_000_000), fill(1_000_000)];
+  const [first, second] = runs.map((run) => run.slow);
+  const both = [...(first ?? [])].filter((insert) => second?.has(insert));
+  assert.deepEqual(both, [], 'inserts over 1 ms in both runs');
+  for (const run of runs) {
+    const heapBefore = process.memoryUsage().heapUsed;
+    const from = performance.now();
+    let found = 0;
+    for (let i = 0; i < 1_000_000; i++) if (find(run.index, i) >= 0) found++;
+    const findNs = performance.now() - from;
+    const grownBytes = process.memoryUsage().heapUsed - heapBefore;
+    assert.equal(found, 1_000_000);
+    assert.equal(run.table.allocate(), -1);
+    assert.ok(grownBytes < 2_000_000, `a million finds allocated ${grownBytes} bytes`);
+    console.log(`# insert ${run.ns.toFixed(0)} ns, worst ${run.worstMs.toFixed(2)} ms, find ${findNs.toFixed(0)} ns`);
+    run.arena.close();
+  }
+});
+
+function fill(count: number) {
   const arena = Arena.create();
-  const { table, index } = inodes(arena, 1_000_000);
-  for (let i = 0; i < 20_000; i++) put(table, index, i);
-  // Wall-clock outliers are the scheduler's, so the bound is on many: a table that rehashes moves half its entries
-  // in one insert, about 50 ms at this size.
-  let slow = 0;
+  const { table, index } = inodes(arena, count);
+  const slow = new Set<number>();
   let worstMs = 0;
   const started = performance.now();
   let before = started;
-  for (let i = 20_000; i < 1_000_000; i++) {
+  for (let i = 0; i < count; i++) {
     put(table, index, i);
     const now = performance.now();
-    if (now - before > 2) slow++;
-    if (now - before > worstMs) worstMs = now - before;
+    if (now - before > 1) slow.add(i);
+    worstMs = Math.max(worstMs, now - before);
     before = now;
   }
-  const insertNs = ((before - started) * 1e6) / 980_000;
-  assert.equal(table.allocate(), -1);
-  const heapBefore = process.memoryUsage().heapUsed;
-  const from = performance.now();
-  let found = 0;
-  for (let i = 0; i < 1_000_000; i++) if (find(index, i) >= 0) found++;
-  const findNs = performance.now() - from;
-  const grownBytes = process.memoryUsage().heapUsed - heapBefore;
-  assert.equal(found, 1_000_000);
-  assert.ok(grownBytes < 2_000_000, `a million finds allocated ${grownBytes} bytes`);
-  assert.ok(slow < 20 && worstMs < 40, `${slow} inserts over 2 ms, the worst ${worstMs} ms`);
-  console.log(
-    `# insert ${insertNs.toFixed(0)} ns, worst ${worstMs.toFixed(2)} ms, over 2 ms: ${slow}, find ${findNs.toFixed(0)} ns`,
-  );
-  arena.close();
-});
+  return { arena, table, index, slow, worstMs, ns: ((before - started) * 1e6) / count };
+}

@@ -1,5 +1,24 @@
-/**
- * What can be mounted. Defined where main and device thread agree on it; the union only hands it through, so this is
- * the one (type-only) look upwards of this room.
- */
-export type { MemberSpec, PassthroughSpec, RafsSpec } from '../virtiofs/control.ts';
+/** What can be mounted: plain data, structured-clonable, made by main and turned into members by members.ts. */
+import type { CachePolicy } from '../passthrough/index.ts';
+import type { BlobHandle } from '../storage/types.ts';
+
+export interface PassthroughSpec {
+  kind: 'passthrough';
+  /** Host directory, absolute. */
+  source: string;
+  cache: CachePolicy;
+  readOnly: boolean;
+  xattr: boolean;
+}
+
+export interface RafsSpec {
+  kind: 'rafs';
+  /** Bootstrap opened by main; the member preads it and owns it (closes it at umount). */
+  bootstrapFd: number;
+  /** For messages only. */
+  bootstrapPath: string;
+  /** In blob-table order. */
+  blobs: BlobHandle[];
+}
+
+export type MemberSpec = PassthroughSpec | RafsSpec;
