@@ -123,19 +123,24 @@ export class Window {
   readonly u32: Uint32Array;
   readonly view: DataView;
   readonly end: number;
+  /** Addresses from `base` up to here have this window; those behind, in the overlap, have the next one. */
+  readonly reach: number;
 
   constructor(
     readonly base: number,
-    bytes: number,
+    buffer: ArrayBuffer,
   ) {
-    this.end = base + bytes;
-    const buffer = viewOf(base, bytes);
+    this.end = base + buffer.byteLength;
+    this.reach = Math.min(this.end, base + WINDOW_STEP_BYTES);
     this.u8 = new Uint8Array(buffer);
     this.u16 = new Uint16Array(buffer);
     this.u32 = new Uint32Array(buffer);
     this.view = new DataView(buffer);
   }
 }
+
+/** A window that holds no address. */
+export const NO_WINDOW = new Window(Number.POSITIVE_INFINITY, new ArrayBuffer(0));
 
 /** Ranges whose memory is gone but whose views may live; reused by the next `MappedRange.map`. One list per thread. */
 const spares: MappedRange[] = [];
@@ -174,14 +179,18 @@ export class MappedRange {
 
   /** The window whose first GiB holds `address`, which must lie in this range. */
   window(address: number): Window {
-    const index = Math.floor((address - this.address) / WINDOW_STEP_BYTES);
+    return this.windowAt(Math.floor((address - this.address) / WINDOW_STEP_BYTES));
+  }
+
+  /** Window number `index` of this range. */
+  windowAt(index: number): Window {
     return this.#windows[index] ?? this.#open(index);
   }
 
   #open(index: number): Window {
     const start = index * WINDOW_STEP_BYTES;
     const bytes = Math.min(this.bytes - start, WINDOW_STEP_BYTES + WINDOW_OVERLAP_BYTES);
-    const window = new Window(this.address + start, bytes);
+    const window = new Window(this.address + start, viewOf(this.address + start, bytes));
     this.#windows[index] = window;
     this.#viewed = true;
     return window;

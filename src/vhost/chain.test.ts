@@ -266,6 +266,18 @@ describe('good chains', () => {
     assert.equal(walker.writeTotal, 300);
   });
 
+  test('10: buffers that meet at a region border stay apart, also when the table between them lies in the second', () => {
+    const high = BORDER + 4096;
+    driver.setIndirect(high, 0, BORDER, 50, 0, 0);
+    driver.setDescriptor(0, BORDER - 50, 50, DESC.NEXT, 1);
+    driver.setDescriptor(1, high, 16, DESC.INDIRECT, 0);
+    assert.equal(walker.walk(device(), 0), WALK.OK);
+    assert.deepEqual(segments(), [
+      { gpa: BORDER - 50, bytes: 50, writable: false },
+      { gpa: BORDER, bytes: 50, writable: false },
+    ]);
+  });
+
   test('8: an indirect table across adjacent regions, and one at an odd address, are read piecewise', () => {
     for (const at of [BORDER - 24, table + 2]) {
       for (let i = 0; i < 3; i++) driver.setIndirect(at, i, data + i * 64, 8, i < 2 ? DESC.NEXT : 0, i + 1);

@@ -61,22 +61,30 @@ export const SEGMENTS_MAX = 65_536;
 /** FUSE and used.len count in u32. */
 export const CHAIN_BYTES_MAX = 2 ** 32 - 1;
 
+/** Cells of `#cells`: numbers handed to slow paths, which as arguments would be boxed. */
+const GPA = 0;
+const BYTES = 1;
+const CELLS = 2;
+
 export class ChainWalker {
   /** Segment i of the readable part: guest address, raw address, bytes. */
   readonly readGpa = new Float64Array(SEGMENTS_MAX);
   readonly readAddress = new Float64Array(SEGMENTS_MAX);
   readonly readBytes = new Uint32Array(SEGMENTS_MAX);
   readCount = 0;
-  readTotal = 0;
   readonly writeGpa = new Float64Array(SEGMENTS_MAX);
   readonly writeAddress = new Float64Array(SEGMENTS_MAX);
   readonly writeBytes = new Uint32Array(SEGMENTS_MAX);
   writeCount = 0;
-  writeTotal = 0;
   /** One of CHAIN_FAULT after a walk that was not OK. */
   fault: number = CHAIN_FAULT.NONE;
+  /** Bytes of the readable and of the writable part. */
+  readonly #totals = new Float64Array(2);
+  readonly #cells = new Float64Array(CELLS);
   /** Tables that cannot be read in place (unaligned, or crossing regions) are copied here first. */
   #table: NativeMemory | null = null;
+  /** Region (position in the memory's table) of the last range looked up; it holds the next one most of the time. */
+  #region = 0;
 
   /** @param bytesMax limit of the readable and of the writable part, in bytes */
   constructor(
@@ -84,6 +92,16 @@ export class ChainWalker {
     readonly bytesMax: number = CHAIN_BYTES_MAX,
   ) {
     if (!(bytesMax > 0 && bytesMax <= CHAIN_BYTES_MAX)) throw new RangeError(`bytesMax ${bytesMax}`);
+  }
+
+  /** Bytes of all readable segments. */
+  get readTotal(): number {
+    return this.#totals[0];
+  }
+
+  /** Bytes of all writable segments. */
+  get writeTotal(): number {
+    return this.#totals[1];
   }
 
   /** Gives back native memory; the walker must not be used any more. */
@@ -94,54 +112,74 @@ export class ChainWalker {
 
   /** Walks the chain of `head`, which `ring.next()` returned. One of WALK. */
   walk(ring: SplitRing, head: number): number {
-    this.readCount = 0;
-    this.readTotal = 0;
-    this.writeCount = 0;
-    this.writeTotal = 0;
+    this.#clear();
     this.fault = CHAIN_FAULT.NONE;
-    const table = ring.descriptors;
-    const size = ring.size;
-    let index = head;
-    for (let walked = 0; walked < size; walked++) {
-      if (index >= size) return this.#fail(CHAIN_FAULT.NEXT_RANGE);
-      const at = index * 4;
-      const low = table[at];
-      const high = table[at + 1];
-      const bytes = table[at + 2];
-      const word = table[at + 3];
-      if ((word & DESC.INDIRECT) !== 0) return this.#indirect(word, low, high, bytes);
-      const fault = this.#add(low, high, bytes, word & DESC.WRITE);
-      if (fault !== CHAIN_FAULT.NONE) return this.#fail(fault);
-      if ((word & DESC.NEXT) === 0) return WALK.OK;
-      index = word >>> 16;
-    }
-    this.#fail(CHAIN_FAULT.LOOP);
-    return WALK.BREAK_RING;
+    this.#region = 0;
+    return this.#follow(ring.descriptors, 0, ring.size, head, true);
+  }
+
+  #clear(): void {
+    this.readCount = 0;
+    this.writeCount = 0;
+    this.#totals[0] = 0;
+    this.#totals[1] = 0;
   }
 
   /** Nothing of a bad chain is left to be used by mistake. */
   #fail(fault: number): number {
+    this.#clear();
     this.fault = fault;
-    this.readCount = 0;
-    this.writeCount = 0;
-    this.readTotal = 0;
-    this.writeTotal = 0;
     return WALK.FAIL_REQUEST;
   }
 
-  #indirect(word: number, low: number, high: number, bytes: number): number {
+  /** Follows descriptors from `index` on in the table of `entries` that starts at word `start`. */
+  #follow(table: Uint32Array, start: number, entries: number, index: number, direct: boolean): number {
+    const cells = this.#cells;
+    let next = index;
+    for (let walked = 0; walked < entries; walked++) {
+      if (next >= entries) return this.#fail(CHAIN_FAULT.NEXT_RANGE);
+      const at = start + next * 4;
+      const low = table[at];
+      const high = table[at + 1];
+      cells[BYTES] = table[at + 2];
+      const word = table[at + 3];
+      // 2^53 and more: a place where no region can be.
+      cells[GPA] = high > 0x1f_ffff ? Number.POSITIVE_INFINITY : high * 2 ** 32 + low;
+      if ((word & DESC.INDIRECT) !== 0) {
+        return direct ? this.#indirect(word) : this.#fail(CHAIN_FAULT.NESTED_INDIRECT);
+      }
+      const writable = (word & DESC.WRITE) !== 0;
+      if (!writable && this.writeCount !== 0) return this.#fail(CHAIN_FAULT.READABLE_AFTER_WRITABLE);
+      const fault = this.#add(writable);
+      if (fault !== CHAIN_FAULT.NONE) return this.#fail(fault);
+      if ((word & DESC.NEXT) === 0) return WALK.OK;
+      next = word >>> 16;
+    }
+    this.#fail(direct ? CHAIN_FAULT.LOOP : CHAIN_FAULT.INDIRECT_LOOP);
+    return direct ? WALK.BREAK_RING : WALK.FAIL_REQUEST;
+  }
+
+  /** Follows the indirect table the cells describe. */
+  #indirect(word: number): number {
+    const cells = this.#cells;
+    const bytes = cells[BYTES];
     if ((word & DESC.NEXT) !== 0) return this.#fail(CHAIN_FAULT.INDIRECT_WITH_NEXT);
     if (bytes === 0 || bytes % DESC_BYTES !== 0 || bytes > INDIRECT_ENTRIES_MAX * DESC_BYTES) {
       return this.#fail(CHAIN_FAULT.INDIRECT_BYTES);
     }
-    const gpa = high * 2 ** 32 + low;
-    const address = high > 0x1f_ffff ? 0 : this.memory.address(gpa, bytes);
-    if (address !== 0 && address % 4 === 0) {
-      const window = this.memory.window(address);
-      return this.#walkTable(window.u32, (address - window.base) / 4, bytes / DESC_BYTES);
+    const entries = bytes / DESC_BYTES;
+    if (!this.#inOneRegion()) {
+      if (!this.#copyTable()) return this.#fail(CHAIN_FAULT.INDIRECT_ADDRESS);
+      return this.#follow(this.#scratch().u32, 0, entries, 0, false);
     }
-    if (high > 0x1f_ffff || !this.#copyTable(gpa, bytes)) return this.#fail(CHAIN_FAULT.INDIRECT_ADDRESS);
-    return this.#walkTable(this.#scratch().u32, 0, bytes / DESC_BYTES);
+    const regions = this.memory.table;
+    cells[GPA] = cells[GPA] - regions[this.#region] + regions[this.#region + 2];
+    if (cells[GPA] % 4 !== 0) {
+      copyMemory(this.#scratch().address, cells[GPA], bytes);
+      return this.#follow(this.#scratch().u32, 0, entries, 0, false);
+    }
+    const window = this.memory.windowAt(cells, GPA);
+    return this.#follow(window.u32, (cells[GPA] - window.base) / 4, entries, 0, false);
   }
 
   #scratch(): NativeMemory {
@@ -149,7 +187,10 @@ export class ChainWalker {
     return this.#table;
   }
 
-  #copyTable(gpa: number, bytes: number): boolean {
+  /** Copies a table that crosses into adjacent regions. */
+  #copyTable(): boolean {
+    const gpa = this.#cells[GPA];
+    const bytes = this.#cells[BYTES];
     const scratch = this.#scratch();
     for (let done = 0; done < bytes; ) {
       const step = Math.min(bytes - done, this.memory.bytesFrom(gpa + done));
@@ -161,89 +202,66 @@ export class ChainWalker {
     return true;
   }
 
-  #walkTable(table: Uint32Array, start: number, entries: number): number {
-    let index = 0;
-    for (let walked = 0; walked < entries; walked++) {
-      if (index >= entries) return this.#fail(CHAIN_FAULT.NEXT_RANGE);
-      const at = start + index * 4;
-      const low = table[at];
-      const high = table[at + 1];
-      const bytes = table[at + 2];
-      const word = table[at + 3];
-      if ((word & DESC.INDIRECT) !== 0) return this.#fail(CHAIN_FAULT.NESTED_INDIRECT);
-      const fault = this.#add(low, high, bytes, word & DESC.WRITE);
-      if (fault !== CHAIN_FAULT.NONE) return this.#fail(fault);
-      if ((word & DESC.NEXT) === 0) return WALK.OK;
-      index = word >>> 16;
+  /** Whether the range in the cells lies in one region, which is `#region` then. */
+  #inOneRegion(): boolean {
+    const cells = this.#cells;
+    const regions = this.memory.table;
+    const gpa = cells[GPA];
+    let at = this.#region;
+    if (!(gpa >= regions[at] && gpa < regions[at + 1])) {
+      at = this.memory.locate(cells, GPA);
+      if (at < 0) return false;
+      this.#region = at;
     }
-    return this.#fail(CHAIN_FAULT.INDIRECT_LOOP);
+    return gpa + cells[BYTES] <= regions[at + 1];
   }
 
-  /** Appends one descriptor's buffer. A descriptor of length 0 is skipped (protocols 2.5 row 11). */
-  #add(low: number, high: number, bytes: number, writable: number): number {
-    if (writable === 0 && this.writeCount !== 0) return CHAIN_FAULT.READABLE_AFTER_WRITABLE;
+  /** Appends the buffer in the cells. A descriptor of length 0 is skipped (protocols 2.5 row 11). */
+  #add(writable: boolean): number {
+    const cells = this.#cells;
+    const bytes = cells[BYTES];
     if (bytes === 0) return CHAIN_FAULT.NONE;
-    if (high > 0x1f_ffff) return CHAIN_FAULT.ADDRESS;
-    const gpa = high * 2 ** 32 + low;
-    const address = this.memory.address(gpa, bytes);
-    if (address === 0) return this.#addSplit(gpa, bytes, writable);
-    return writable === 0 ? this.#addRead(gpa, address, bytes) : this.#addWrite(gpa, address, bytes);
+    const part = writable ? 1 : 0;
+    this.#totals[part] += bytes;
+    if (this.#totals[part] > this.bytesMax) return CHAIN_FAULT.TOO_MANY_BYTES;
+    return this.#inOneRegion() ? this.#append(writable) : this.#addSplit(writable);
   }
 
-  #addSplit(gpa: number, bytes: number, writable: number): number {
-    for (let done = 0; done < bytes; ) {
-      const step = Math.min(bytes - done, this.memory.bytesFrom(gpa + done));
-      const address = step === 0 ? 0 : this.memory.address(gpa + done, step);
-      if (address === 0) return CHAIN_FAULT.ADDRESS;
-      const fault =
-        writable === 0 ? this.#addRead(gpa + done, address, step) : this.#addWrite(gpa + done, address, step);
+  /** Appends the part of the buffer that lies in each region, one after the other. */
+  #addSplit(writable: boolean): number {
+    const cells = this.#cells;
+    let left = cells[BYTES];
+    while (left > 0) {
+      const step = Math.min(left, this.memory.bytesFrom(cells[GPA]));
+      cells[BYTES] = step;
+      if (step === 0 || !this.#inOneRegion()) return CHAIN_FAULT.ADDRESS;
+      const fault = this.#append(writable);
       if (fault !== CHAIN_FAULT.NONE) return fault;
-      done += step;
+      cells[GPA] += step;
+      left -= step;
     }
     return CHAIN_FAULT.NONE;
   }
 
-  #addRead(gpa: number, address: number, bytes: number): number {
-    const n = this.readCount;
-    this.readTotal += bytes;
-    if (this.readTotal > this.bytesMax) return CHAIN_FAULT.TOO_MANY_BYTES;
-    if (n > 0) {
-      const last = this.readBytes[n - 1];
-      const start = this.readGpa[n - 1];
-      const adjoins = start + last === gpa && this.readAddress[n - 1] + last === address;
-      // Two regions can be neighbours in our address space too; a segment that is translated again has to lie in one.
-      if (adjoins && this.memory.address(start, last + bytes) !== 0) {
-        this.readBytes[n - 1] = last + bytes;
-        return CHAIN_FAULT.NONE;
-      }
+  /** Appends the range in the cells, inside `#region`; joins it to the last segment when that ends there. */
+  #append(writable: boolean): number {
+    const gpas = writable ? this.writeGpa : this.readGpa;
+    const sizes = writable ? this.writeBytes : this.readBytes;
+    const n = writable ? this.writeCount : this.readCount;
+    const gpa = this.#cells[GPA];
+    const bytes = this.#cells[BYTES];
+    const regions = this.memory.table;
+    // Never over a region border, where our addresses do not go on: the last segment has to begin in this region.
+    if (n > 0 && gpas[n - 1] + sizes[n - 1] === gpa && gpas[n - 1] >= regions[this.#region]) {
+      sizes[n - 1] += bytes;
+      return CHAIN_FAULT.NONE;
     }
     if (n === SEGMENTS_MAX) return CHAIN_FAULT.TOO_MANY_SEGMENTS;
-    this.readGpa[n] = gpa;
-    this.readAddress[n] = address;
-    this.readBytes[n] = bytes;
-    this.readCount = n + 1;
-    return CHAIN_FAULT.NONE;
-  }
-
-  #addWrite(gpa: number, address: number, bytes: number): number {
-    const n = this.writeCount;
-    this.writeTotal += bytes;
-    if (this.writeTotal > this.bytesMax) return CHAIN_FAULT.TOO_MANY_BYTES;
-    if (n > 0) {
-      const last = this.writeBytes[n - 1];
-      const start = this.writeGpa[n - 1];
-      const adjoins = start + last === gpa && this.writeAddress[n - 1] + last === address;
-      // Two regions can be neighbours in our address space too; a segment that is translated again has to lie in one.
-      if (adjoins && this.memory.address(start, last + bytes) !== 0) {
-        this.writeBytes[n - 1] = last + bytes;
-        return CHAIN_FAULT.NONE;
-      }
-    }
-    if (n === SEGMENTS_MAX) return CHAIN_FAULT.TOO_MANY_SEGMENTS;
-    this.writeGpa[n] = gpa;
-    this.writeAddress[n] = address;
-    this.writeBytes[n] = bytes;
-    this.writeCount = n + 1;
+    gpas[n] = gpa;
+    (writable ? this.writeAddress : this.readAddress)[n] = gpa - regions[this.#region] + regions[this.#region + 2];
+    sizes[n] = bytes;
+    if (writable) this.writeCount = n + 1;
+    else this.readCount = n + 1;
     return CHAIN_FAULT.NONE;
   }
 }

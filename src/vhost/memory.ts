@@ -11,7 +11,7 @@
  * JavaScript may keep a `Window` of a removed region: it sees those zeroes.
  */
 import { errnoText } from '../sys/errno.ts';
-import { fileSizeBytes, MADV, MappedRange, madvise, WINDOW_STEP_BYTES, type Window } from '../sys/memory.ts';
+import { fileSizeBytes, MADV, MappedRange, madvise, NO_WINDOW, WINDOW_STEP_BYTES, type Window } from '../sys/memory.ts';
 import { type Broken, MEM_SLOTS_MAX } from './messages.ts';
 
 /** One region as the frontend describes it; all numbers are whole and below 2^53. */
@@ -42,11 +42,12 @@ const TABLE_STRIDE = 3;
 
 export class GuestMemory {
   #regions: Region[] = [];
-  /** Per region, sorted: first gpa, gpa behind the last byte, first address. */
-  readonly #table = new Float64Array(MEM_SLOTS_MAX * TABLE_STRIDE);
+  /** Per region, sorted: first gpa, gpa behind the last byte, first address. Read by the chain walker. */
+  readonly table = new Float64Array(MEM_SLOTS_MAX * TABLE_STRIDE);
   #count = 0;
   #last = 0;
-  #window: Window | null = null;
+  #window: Window = NO_WINDOW;
+  readonly #wanted = new Float64Array(1);
   #epoch = 0;
   #pins = 0;
   #retired: Retired[] = [];
@@ -66,10 +67,11 @@ export class GuestMemory {
    * cross into an adjacent region are split by the caller with `bytesFrom`.
    */
   address(gpa: number, bytes: number): number {
-    const table = this.#table;
+    const table = this.table;
     let at = this.#last;
     if (!(gpa >= table[at] && gpa < table[at + 1])) {
-      at = this.#find(gpa);
+      this.#wanted[0] = gpa;
+      at = this.locate(this.#wanted, 0);
       if (at < 0) return 0;
       this.#last = at;
     }
@@ -78,8 +80,25 @@ export class GuestMemory {
 
   /** Bytes from `gpa` to the end of its region, 0 outside every region. */
   bytesFrom(gpa: number): number {
-    const at = this.#find(gpa);
-    return at < 0 ? 0 : this.#table[at + 1] - gpa;
+    this.#wanted[0] = gpa;
+    const at = this.locate(this.#wanted, 0);
+    return at < 0 ? 0 : this.table[at + 1] - gpa;
+  }
+
+  /** Position in `table` of the region that holds the guest address `gpas[i]`, -1 when none does. */
+  locate(gpas: Float64Array, i: number): number {
+    const gpa = gpas[i];
+    const table = this.table;
+    let low = 0;
+    let high = this.#count - 1;
+    while (low <= high) {
+      const middle = (low + high) >>> 1;
+      const at = middle * TABLE_STRIDE;
+      if (gpa >= table[at + 1]) low = middle + 1;
+      else if (gpa >= table[at]) return at;
+      else high = middle - 1;
+    }
+    return -1;
   }
 
   /** Raw address of a range given in the frontend's virtual addresses (ring parts), 0 when not inside one region. */
@@ -95,24 +114,30 @@ export class GuestMemory {
    * from `address()`; a view stays usable until the memory table changes.
    */
   window(address: number): Window {
-    const window = this.#window;
-    if (
-      window !== null &&
-      address >= window.base &&
-      address < window.base + WINDOW_STEP_BYTES &&
-      address < window.end
-    ) {
-      return window;
-    }
-    return this.#openWindow(address);
+    this.#wanted[0] = address;
+    return this.windowAt(this.#wanted, 0);
   }
 
-  #openWindow(address: number): Window {
-    for (const { range } of this.#regions) {
-      if (address >= range.address && address < range.address + range.bytes) {
-        this.#window = range.window(address);
-        return this.#window;
-      }
+  /**
+   * `window(addresses[i])`. For request paths: a number above 2^31 passed to a function that is not inlined becomes 16
+   * bytes of garbage, a position in an array does not. The same goes for `locate`.
+   */
+  windowAt(addresses: Float64Array, i: number): Window {
+    const address = addresses[i];
+    const window = this.#window;
+    if (address >= window.base && address < window.reach) return window;
+    this.#wanted[0] = address;
+    return this.#openWindow();
+  }
+
+  #openWindow(): Window {
+    const address = this.#wanted[0];
+    for (let i = 0; i < this.#count; i++) {
+      const range = this.#regions[i].range;
+      const offset = address - range.address;
+      if (offset < 0 || offset >= range.bytes) continue;
+      this.#window = range.windowAt(Math.floor(offset / WINDOW_STEP_BYTES));
+      return this.#window;
     }
     throw new RangeError(`address ${address} is not guest memory`);
   }
@@ -196,29 +221,14 @@ export class GuestMemory {
   #index(): void {
     this.#regions.sort((a, b) => a.gpa - b.gpa);
     this.#count = this.#regions.length;
-    this.#table.fill(0);
+    this.table.fill(0);
     for (const [i, region] of this.#regions.entries()) {
-      this.#table[i * TABLE_STRIDE] = region.gpa;
-      this.#table[i * TABLE_STRIDE + 1] = region.gpa + region.bytes;
-      this.#table[i * TABLE_STRIDE + 2] = region.at;
+      this.table[i * TABLE_STRIDE] = region.gpa;
+      this.table[i * TABLE_STRIDE + 1] = region.gpa + region.bytes;
+      this.table[i * TABLE_STRIDE + 2] = region.at;
     }
     this.#last = 0;
-    this.#window = null;
-  }
-
-  /** Table position of the region that holds `gpa`, -1 when none does. */
-  #find(gpa: number): number {
-    const table = this.#table;
-    let low = 0;
-    let high = this.#count - 1;
-    while (low <= high) {
-      const middle = (low + high) >>> 1;
-      const at = middle * TABLE_STRIDE;
-      if (gpa >= table[at + 1]) low = middle + 1;
-      else if (gpa >= table[at]) return at;
-      else high = middle - 1;
-    }
-    return -1;
+    this.#window = NO_WINDOW;
   }
 }
 
