@@ -27,8 +27,6 @@ export interface FetchRange {
  */
 export const SPECULATION_BYTES_MAX = 768 << 10;
 assert.ok(SPECULATION_BYTES_MAX < 1 << 20);
-/** A demand this close behind an earlier range shows that its read-ahead was used. */
-const LOCALITY_BYTES = 128 << 10;
 /** Speculation this old is forgiven: later reads have nothing to do with it. */
 const FORGIVEN_AFTER_MS = 10_000;
 /** Gaps up to this are read over: at 100 MB/s as dear as 0.6 ms, and a request costs a round trip. */
@@ -159,11 +157,14 @@ function lastIndex(range: FetchRange): number {
 export class Speculation {
   private outstanding: { end: number; bytes: number; atMs: number }[] = [];
 
-  /** Budget for a plan that starts with demands at these compressed offsets. */
+  /**
+   * Budget for a plan with demands at these compressed offsets. A demand exactly where an earlier range ended shows a
+   * reader that goes straight on, and that its read-ahead was used. (One that merely comes close does not: readers
+   * that skip would be given new read-ahead without end.)
+   */
   budget(offsets: readonly number[], nowMs: number): number {
     this.outstanding = this.outstanding.filter(({ end, atMs }) => {
-      const isUsed = offsets.some((offset) => offset >= end && offset - end <= LOCALITY_BYTES);
-      return !isUsed && nowMs - atMs < FORGIVEN_AFTER_MS;
+      return !offsets.includes(end) && nowMs - atMs < FORGIVEN_AFTER_MS;
     });
     const spent = this.outstanding.reduce((sum, { bytes }) => sum + bytes, 0);
     return Math.max(0, SPECULATION_BYTES_MAX - spent);

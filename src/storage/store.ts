@@ -19,7 +19,7 @@ import { CacheFiles } from './cache-files.ts';
 import type { BackendConfig, StorageConfig } from './config.ts';
 import { storageError } from './errors.ts';
 import { Gate } from './gate.ts';
-import { DEMAND_POLICY, withRetry } from './retry.ts';
+import { DEMAND_POLICY, type RetryPolicy, withRetry } from './retry.ts';
 import { Secret } from './secret.ts';
 import { newStats, type StoreStats } from './stats.ts';
 import type { BlobHandle, BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
@@ -55,7 +55,11 @@ export class BlobStore {
   private readonly closing = new Set<Promise<void>>();
   private nextHandle = 1;
 
-  constructor(private readonly log: Logger) {}
+  /** @param policy of requests that a reader waits for */
+  constructor(
+    private readonly log: Logger,
+    private readonly policy: RetryPolicy = DEMAND_POLICY,
+  ) {}
 
   /**
    * Opens a blob for one mount: no network, no waiting. A cache directory that cannot be written does not fail the
@@ -165,7 +169,7 @@ export class BlobStore {
     return async (offset, bytes, signal) => {
       const backend = await this.backendOf(shared);
       const what = `${bytes} bytes at ${offset} of blob ${blobId} from ${backend.where}`;
-      return withRetry(DEMAND_POLICY, what, signal, (attemptSignal) =>
+      return withRetry(this.policy, what, signal, (attemptSignal) =>
         shared.gate.run(attemptSignal, async () => {
           this.stats.requests++;
           try {

@@ -1,0 +1,174 @@
+/** The store against registries and networks: what it fetches, when it gives up, and that the thread stays free. */
+import assert from 'node:assert/strict';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Logger, SILENT } from '../common/log.ts';
+import { assertCached, freshDir, httpConfig, localConfig, startBlobServer } from './cache.testing.ts';
+import { parseConfig } from './config.ts';
+import { blobBytes, blobTable, chunkDigests, expectedChunks, makeBlob, wantAll } from './fixtures.testing.ts';
+import { registryMissing, startRegistry } from './registry.testing.ts';
+import { DEMAND_POLICY } from './retry.ts';
+import { BlobStore } from './store.ts';
+
+const NAME = 'v6-zstd-blake3';
+const [INFO] = blobTable(NAME);
+const CHUNKS = expectedChunks(INFO);
+
+describe('a real registry', { skip: registryMissing() ?? false }, () => {
+  for (const mode of ['none', 'token'] as const) {
+    test(`auth ${mode}: every chunk, validated`, async () => {
+      const dir = freshDir();
+      const registry = await startRegistry(dir, mode, 'team/app', new Map([[INFO.id, blobBytes(INFO.id)]]));
+      const workDir = join(dir, 'cache');
+      mkdirSync(workDir);
+      const config = parseConfig(
+        JSON.stringify({
+          device: {
+            backend: {
+              type: 'registry',
+              config: { scheme: 'http', host: registry.host, repo: 'team/app', auth: registry.auth },
+            },
+            cache: { type: 'blobcache', config: { work_dir: workDir } },
+          },
+          mode: 'direct',
+          digest_validate: true,
+        }),
+      );
+      const store = new BlobStore(SILENT);
+      try {
+        const handle = store.openBlob(INFO, chunkDigests(NAME, 0), config);
+        await Promise.all(CHUNKS.map((chunk) => store.fetch(handle.handle, wantAll([chunk]))));
+        for (const chunk of CHUNKS) assertCached(handle, chunk);
+        assert.ok(store.stats.fetchedBytes < INFO.compressedSize * 1.05, `${store.stats.fetchedBytes} bytes`);
+      } finally {
+        await store.close();
+        await registry.close();
+      }
+    });
+  }
+});
+
+test('32 reads on a registry that swallows requests all fail within the deadline', async () => {
+  const server = await startBlobServer(new Map([[INFO.id, blobBytes(INFO.id)]]));
+  const store = new BlobStore(SILENT, { ...DEMAND_POLICY, deadlineMs: 1500 });
+  const handle = store.openBlob(
+    INFO,
+    chunkDigests(NAME, 0),
+    httpConfig(freshDir(), server.url, 'x', { amplify_io: 0 }),
+  );
+  await store.fetch(handle.handle, wantAll([CHUNKS[0]]));
+  server.onRequest = () => {};
+  const started = Date.now();
+  const spread = Array.from({ length: 32 }, (_, i) => CHUNKS[10 + i * 12]);
+  const results = await Promise.allSettled(spread.map((chunk) => store.fetch(handle.handle, wantAll([chunk]))));
+  for (const result of results) {
+    assert.equal(result.status, 'rejected');
+    assert.equal((result.reason as { code: string }).code, 'DEADLINE');
+  }
+  assert.ok(Date.now() - started < 3000, `${Date.now() - started} ms`);
+  server.onRequest = (send) => send();
+  await store.fetch(handle.handle, wantAll(spread));
+  await store.close();
+  server.close();
+});
+
+test('Retry-After is obeyed', async () => {
+  const server = await startBlobServer(new Map([[INFO.id, blobBytes(INFO.id)]]));
+  const store = new BlobStore(SILENT);
+  const handle = store.openBlob(INFO, chunkDigests(NAME, 0), httpConfig(freshDir(), server.url, 'x'));
+  const times: number[] = [];
+  server.onRequest = (send, response) => {
+    times.push(Date.now());
+    if (times.length === 1) response.writeHead(503, { 'retry-after': '1' }).end();
+    else send();
+  };
+  await store.fetch(handle.handle, wantAll([CHUNKS[0]]));
+  assert.ok(times[1] - times[0] >= 1000, `${times[1] - times[0]} ms`);
+  await store.close();
+  server.close();
+});
+
+test('a missing blob fails at once, says so in words, and is found when it comes', async () => {
+  const blobsDir = freshDir();
+  const lines: string[] = [];
+  const log: Logger = { ...SILENT, debug: (text) => lines.push(text) };
+  const store = new BlobStore(log);
+  const handle = store.openBlob(INFO, chunkDigests(NAME, 0), localConfig(freshDir(), blobsDir));
+  const started = Date.now();
+  await assert.rejects(store.fetch(handle.handle, wantAll([CHUNKS[0]])), { code: 'BLOB_NOT_FOUND' });
+  assert.ok(Date.now() - started < 500);
+  assert.equal(lines.length, 1);
+  writeFileSync(join(blobsDir, INFO.id), blobBytes(INFO.id));
+  await store.fetch(handle.handle, wantAll([CHUNKS[0]]));
+  await store.close();
+});
+
+describe('a cold read of one file of a large image', () => {
+  // 64 MB of stored chunks: what lies beyond the read-ahead does not matter, so more would show nothing more.
+  const CHUNK_BYTES = 64 << 10;
+  const COUNT = 1000;
+  const contents = Array.from({ length: COUNT }, (_, i) => {
+    const bytes = Buffer.alloc(CHUNK_BYTES);
+    bytes.writeUInt32LE(i, 0);
+    return bytes;
+  });
+  const made = makeBlob(contents, { compressor: 'none', crc: true });
+  const chunks = expectedChunks(made.info, made.file);
+  const dir = freshDir();
+  writeFileSync(join(dir, made.info.id), made.file);
+  const metadataBytes = made.info.ciCompressedSize + 4096;
+
+  const files: Record<string, number[]> = {
+    'one chunk': [500],
+    'contiguous, 20 MB': Array.from({ length: 320 }, (_, i) => 100 + i),
+    'the last of the blob': [COUNT - 1],
+    'in pieces all over the blob': Array.from({ length: 90 }, (_, i) => i * 11),
+    'in pieces close together': Array.from({ length: 300 }, (_, i) => i * 3),
+  };
+  for (const [id, file] of Object.entries(files)) {
+    for (const atOnce of [1, 8]) {
+      test(`${id}, ${atOnce} at a time: less than 1 MiB beyond`, async () => {
+        const workDir = freshDir();
+        const store = new BlobStore(SILENT);
+        const handle = store.openBlob(made.info, made.digests, localConfig(workDir, dir));
+        for (let i = 0; i < file.length; i += atOnce) {
+          const part = file.slice(i, i + atOnce).map((index) => chunks[index]);
+          await store.fetch(handle.handle, wantAll(part));
+        }
+        const beyond = store.stats.fetchedBytes - file.length * CHUNK_BYTES - metadataBytes;
+        assert.ok(beyond >= 0 && beyond < 1 << 20, `${beyond} bytes in ${store.stats.requests} requests`);
+        if (id.startsWith('contiguous')) assert.ok(store.stats.requests < 60, `${store.stats.requests} requests`);
+        await store.close();
+        rmSync(workDir, { recursive: true });
+      });
+    }
+  }
+});
+
+test('the thread stays free while 16 MiB chunks come in', async () => {
+  const contents = Array.from({ length: 3 }, (_, i) => {
+    const bytes = Buffer.alloc(1 << 24);
+    for (let at = 0; at < bytes.length; at += 4) bytes.writeUInt32LE((at * 2654435761 + i) >>> 0, at);
+    return bytes;
+  });
+  const made = makeBlob(contents, { compressor: 'zstd', crc: true });
+  const dir = freshDir();
+  writeFileSync(join(dir, made.info.id), made.file);
+  const chunks = expectedChunks(made.info, made.file);
+  const store = new BlobStore(SILENT);
+  const handle = store.openBlob(made.info, made.digests, localConfig(freshDir(), dir, { digest_validate: true }));
+  await store.fetch(handle.handle, wantAll([chunks[0]])); // loads the libraries
+  await sleep(20);
+  const delay = monitorEventLoopDelay({ resolution: 1 });
+  delay.enable();
+  await store.fetch(handle.handle, wantAll([chunks[1], chunks[2]]));
+  delay.disable();
+  // 10 ms is the aim; this machine may be busy with other work at the same time.
+  assert.ok(delay.percentile(50) / 1e6 < 15, `median turn ${delay.percentile(50) / 1e6} ms`);
+  assert.ok(delay.max / 1e6 < 100, `longest turn ${delay.max / 1e6} ms`);
+  for (const chunk of chunks) assertCached(handle, chunk);
+  await store.close();
+});
