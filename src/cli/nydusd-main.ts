@@ -7,6 +7,7 @@ import { applyFileLimit } from '../daemon/file-limit.ts';
 import { Life } from '../daemon/life.ts';
 import { LogWriter } from '../daemon/log-writer.ts';
 import { bindVmmSocket, clearSocketPath } from '../daemon/sockets.ts';
+import { trimProgramText } from '../daemon/trim.ts';
 import { isListening } from '../sys/socket.ts';
 import type { TransportSpec } from '../virtiofs/control.ts';
 import { parseArgs, renderHelp } from './command.ts';
@@ -16,6 +17,9 @@ import { type Plan, planFrom } from './nydusd-plan.ts';
 
 /** Configuration files beyond this are a mistake (kata-contract 3.3). */
 const CONFIG_FILE_BYTES_MAX = 1024 * 1024;
+
+/** Both threads are up, and whoever waited for RUNNING has gone on. */
+const TRIM_AFTER_MS = 500;
 
 /**
  * Runs the daemon. Answers when it runs or has failed: 0, or the exit code of `fail.ts`. A running daemon lives by its
@@ -86,7 +90,7 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
   daemon.run();
   log.info(`RUNNING as ${transport.kind} (pid ${process.pid}${plan.apisock === null ? ', no API' : ''})`);
   await daemon.ready.catch(() => {});
-  applyNofile(plan, log);
+  afterStart(plan, log);
 }
 
 /** Makes or takes over the socket of the VMM. koffi is loaded for it, and stays for the process's `_exit`. */
@@ -127,7 +131,7 @@ function readConfigFile(path: string): string {
 }
 
 /** What may wait until RUNNING was answered. */
-function applyNofile(plan: Plan, log: LogWriter): void {
-  if (plan.nofile.limit === 0) return;
-  applyFileLimit(plan.nofile.limit, plan.nofile.asked, log);
+function afterStart(plan: Plan, log: LogWriter): void {
+  if (plan.nofile.limit > 0) applyFileLimit(plan.nofile.limit, plan.nofile.asked, log);
+  setTimeout(trimProgramText, TRIM_AFTER_MS).unref();
 }

@@ -12,6 +12,7 @@ import type { BlobStore } from '../storage/store.ts';
 import type { WantedChunk } from '../storage/types.ts';
 import { daemonError } from './errors.ts';
 import type { Images, OpenedImage } from './mounts.ts';
+import { trimProgramText } from './trim.ts';
 
 /** What belongs to one open image beside what its mount shows. */
 interface Parts {
@@ -21,6 +22,9 @@ interface Parts {
   /** Blob handles not closed yet; with the last one the digest table goes. */
   handles: Set<number>;
 }
+
+/** The first mount has been answered by then. */
+const TRIM_AFTER_MS = 500;
 
 /** Keys of `PUT /api/v1/config` (kata-contract 4.3). */
 const AUTH = 'registry_auth';
@@ -40,7 +44,12 @@ export class LazyImages implements Images {
       import('../rafs/open-image.ts'),
       import('./shown-config.ts'),
     ]);
-    const store = (this.store ??= new BlobStore(this.log));
+    if (this.store === null) {
+      this.store = new BlobStore(this.log);
+      // Loading all this has touched pages of Node that serving does not.
+      setTimeout(trimProgramText, TRIM_AFTER_MS).unref();
+    }
+    const { store } = this;
     const config = parseConfig(configText);
     const bootstrap = openImage(bootstrapPath);
     const blobs: ReturnType<BlobStore['openBlob']>[] = [];

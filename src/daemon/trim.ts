@@ -1,0 +1,28 @@
+/**
+ * Gives back the pages of Node's own program text that only starting up has used: 30 of 42 MB that a daemon per pod
+ * would show as its own. They stay in the page cache, shared by all daemons of a host, and come back by a minor fault
+ * (64 KiB around it at once) when they are needed after all.
+ */
+import { readFileSync } from 'node:fs';
+import { MADV, madvise } from '../sys/memory.ts';
+
+/** Smaller mappings are not worth a system call. */
+const TRIM_BYTES_MIN = 256 * 1024;
+
+/** Drops clean, read-only pages of mapped program files from this process. Returns the bytes that were resident. */
+export function trimProgramText(): number {
+  let trimmed = 0;
+  for (const block of readFileSync('/proc/self/smaps', 'latin1').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)) {
+    const head = /^([0-9a-f]+)-([0-9a-f]+) r-[x-]p \S+ \S+ [1-9]\d* +(\/.*)/.exec(block);
+    if (head === null) continue;
+    const kib = (name: string): number =>
+      Number(new RegExp(`^${name}: +(\\d+) kB`, 'm').exec(block)?.[1] ?? Number.NaN);
+    const residentBytes = kib('Rss') * 1024;
+    // A page with anonymous memory behind it holds relocations: it exists nowhere else.
+    if (!(residentBytes >= TRIM_BYTES_MIN) || kib('Anonymous') !== 0 || kib('Private_Dirty') !== 0) continue;
+    const from = Number.parseInt(head[1]!, 16);
+    const to = Number.parseInt(head[2]!, 16);
+    if (madvise(from, to - from, MADV.DONTNEED) === 0) trimmed += residentBytes;
+  }
+  return trimmed;
+}
