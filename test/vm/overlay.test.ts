@@ -115,16 +115,23 @@ const CASES: readonly GuestCase[] = [
 
 guestTest('a container root works on image and shared directory', GUEST_KINDS, async (kind) => {
   const share = join(scratch, `share-${kind}`);
-  const app = join(share, 'app');
-  for (const folder of ['rootfs', 'snapshotdir/fs', 'snapshotdir/work'])
-    mkdirSync(join(app, folder), { recursive: true });
+  const snapshot = join(scratch, `snapshot-${kind}`);
+  for (const folder of ['fs', 'work']) mkdirSync(join(snapshot, folder), { recursive: true });
+  for (const folder of ['rootfs', 'snapshotdir']) mkdirSync(join(share, 'app', folder), { recursive: true });
+  const bound = join(share, 'app/snapshotdir');
   await withDaemon(async (daemon) => {
     await daemon.mountShare('/containers', share);
     const config = rafsConfig({ type: 'localfs', dir: image.blobDir }, join(scratch, `cache-${kind}`), true);
     await daemon.mountImage('/rafs/app/lowerdir', image.bootstrap, config);
-    await runGuest({ kind, socket: daemon.sock, script: script(...CASES) });
+    // Kata binds the snapshotter's directory below the share after the daemon has started.
+    execFileSync('mount', ['--bind', snapshot, bound]);
+    try {
+      await runGuest({ kind, socket: daemon.sock, script: script(...CASES) });
+    } finally {
+      execFileSync('umount', ['--lazy', bound]);
+    }
   });
-  await checkUpper(join(app, 'snapshotdir/fs'));
+  await checkUpper(join(snapshot, 'fs'));
 });
 
 /** What overlayfs must have left on the host. */
