@@ -7,7 +7,8 @@
  * come from another host, so `loadArena` checks every number before it uses it.
  */
 import { crc32 } from 'node:zlib';
-import { Arena, arenaError, ENTRY, entryAt, KIND } from './arena.ts';
+import { Arena } from './arena.ts';
+import { arenaError, ENTRY, entryAt, KIND } from './arena-layout.ts';
 import { SLOTS_MAX, Table } from './table.ts';
 
 const MAGIC = 0x504d_4441; // "ADMP"

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { statSync } from 'node:fs';
 import { test } from 'node:test';
 import { Arena, Counter } from './arena.ts';
 import { HashIndex } from './hash-index.ts';
@@ -113,6 +114,20 @@ test('what is no arena, or has tables of another shape, is refused with a reason
   arena.header[1] = 99;
   assert.throws(() => Arena.attach(dupCloexec(arena.fd)), { code: 'ARENA_FOREIGN', message: /version 99/ });
   arena.close();
+});
+
+test('a full directory is refused, and an empty arena costs no memory', () => {
+  const arena = Arena.create();
+  for (let i = 0; i < 2048; i++) new Counter(arena, `c${i}`);
+  assert.throws(() => new Counter(arena, 'one too many'), { code: 'ARENA_FULL' });
+  arena.remove('c77');
+  assert.equal(new Counter(arena, 'fits again').next(), 1);
+  arena.close();
+  const empty = Arena.create();
+  new Counter(empty, 'c');
+  assert.deepEqual(empty.names(), ['c']);
+  assert.ok(statSync(`/proc/self/fd/${empty.fd}`).blocks * 512 <= 64 * 1024);
+  empty.close();
 });
 
 test('removed tables give their segments back: 300 generations use the memory of one', () => {

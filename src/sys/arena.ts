@@ -17,65 +17,25 @@
  * Cost: 4 bytes per word and record plus 4 bytes for the table's own word, in pages touched only. 1,000,000 inodes of
  * 15 words are 64 MB, and 4 MB per index over them.
  */
-import { AppError, defineErrors } from '../common/app-error.ts';
-import { errnoText } from './errno.ts';
+import { AppError } from '../common/app-error.ts';
+import {
+  arenaError,
+  ENTRY,
+  entryAt,
+  H,
+  HEADER_BYTES,
+  KIND,
+  MAGIC,
+  NAME_BYTES_MAX,
+  OWNERS,
+  SEGMENT_BYTES,
+  SEGMENTS_MAX,
+  TABLES_MAX,
+  VERSION,
+} from './arena-layout.ts';
 import { close, FALLOC, fallocate, ftruncate, lseek, SEEK } from './io.ts';
 import { viewOf } from './libc.ts';
 import { addSeals, MAP, memfdCreate, mmap, overmap, PROT, SEAL } from './memory.ts';
-
-/** Growth step. Large enough that a million records need few mappings, small enough that a step costs about 10 µs. */
-export const SEGMENT_BYTES = 128 * 1024;
-export const SEGMENT_WORDS = SEGMENT_BYTES / 4;
-/** 2 GiB of tables: thirty times a million inodes. */
-const SEGMENTS_MAX = 16_384;
-/** A passthrough member has about five; 400 of them are far beyond what one guest mounts. */
-const TABLES_MAX = 2048;
-const NAME_BYTES_MAX = 63;
-
-const MAGIC = 0x4e59_4152; // "NYAR"
-const VERSION = 1;
-/** Header words. */
-const H = { MAGIC: 0, VERSION: 1, SEGMENTS: 2, SEED: 3, TABLES: 16 } as const;
-/** Directory entry of a table, in words. The name fills the second half. */
-export const ENTRY = {
-  /** One of KIND; 0: the entry is free. */
-  KIND: 0,
-  RECORD_WORDS: 1,
-  CAP: 2,
-  /** First free slot + 1, 0 = none. */
-  FREE: 3,
-  /** Slots ever used. */
-  HIGH: 4,
-  COUNT: 5,
-  SEGMENTS: 6,
-  /** For the owner: an index's bucket count, a counter's next value. */
-  STATE: 7,
-  NAME: 16,
-  WORDS: 32,
-} as const;
-export const KIND = { FREE: 0, TABLE: 1, INDEX: 2, COUNTER: 3 } as const;
-/** Per segment two words: directory entry + 1 (0 = free), and its position in that table. */
-const OWNERS = H.TABLES + TABLES_MAX * ENTRY.WORDS;
-const HEADER_BYTES = 512 * 1024;
-if ((OWNERS + SEGMENTS_MAX * 2) * 4 > HEADER_BYTES) throw new RangeError('the header is too small for its directory');
-
-interface Facts {
-  ARENA_MEMORY: { step: string; errno: number };
-  ARENA_FOREIGN: { reason: string };
-  ARENA_FULL: { what: string };
-  ARENA_LAYOUT: { name: string; wanted: string; found: string };
-}
-
-/** Errors of opening arenas and tables; the operations on open ones answer numbers. */
-export const arenaError = defineErrors<Facts>({
-  ARENA_MEMORY: { retryable: true, say: (f) => `${f.step} for the table arena failed: ${errnoText(f.errno)}` },
-  ARENA_FOREIGN: { retryable: false, say: (f) => `saved tables cannot be used: ${f.reason}` },
-  ARENA_FULL: { retryable: false, say: (f) => `the table arena has no room for another ${f.what}` },
-  ARENA_LAYOUT: {
-    retryable: false,
-    say: (f) => `saved table ${f.name} has ${f.found}, this version wants ${f.wanted}`,
-  },
-});
 
 /** What a table asks of its arena. */
 export interface Entry {
@@ -157,13 +117,12 @@ export class Arena {
     const bytes = Buffer.from(name);
     if (bytes.length === 0 || bytes.length > NAME_BYTES_MAX)
       throw new RangeError(`table name of ${bytes.length} bytes`);
-    let free = -1;
-    for (let i = TABLES_MAX - 1; i >= 0; i--) {
-      const at = entryAt(i);
-      if (this.header[at] === KIND.FREE) free = i;
-      else if (this.nameOf(i) === name) return this.#existing(i, name, kind, recordWords, cap);
-    }
-    if (free < 0) throw arenaError('ARENA_FULL', { what: 'table' });
+    const existing = this.numberOf(name);
+    if (existing >= 0) return this.#existing(existing, name, kind, recordWords, cap);
+    let free = 0;
+    while (free < this.#entries && this.header[entryAt(free)] !== KIND.FREE) free++;
+    if (free === TABLES_MAX) throw arenaError('ARENA_FULL', { what: 'table' });
+    if (free === this.#entries) this.header[H.ENTRIES] = free + 1;
     const at = entryAt(free);
     this.header.fill(0, at, at + ENTRY.WORDS);
     for (let i = 0; i < bytes.length; i++) {
@@ -186,6 +145,11 @@ export class Arena {
     return { arena: this, header: this.header, at, number };
   }
 
+  /** Directory entries ever used: what is above was never touched and costs no memory. */
+  get #entries(): number {
+    return Math.min(this.header[H.ENTRIES], TABLES_MAX);
+  }
+
   /** Name of directory entry `number`, '' for a free one. Cold path. */
   nameOf(number: number): string {
     const at = entryAt(number);
@@ -200,13 +164,13 @@ export class Arena {
   /** Names of all tables, indexes and counters. */
   names(): string[] {
     const names: string[] = [];
-    for (let i = 0; i < TABLES_MAX; i++) if (this.header[entryAt(i)] !== KIND.FREE) names.push(this.nameOf(i));
+    for (let i = 0; i < this.#entries; i++) if (this.header[entryAt(i)] !== KIND.FREE) names.push(this.nameOf(i));
     return names;
   }
 
   /** Directory entry of `name` by number, -1 when there is none. */
   numberOf(name: string): number {
-    for (let i = 0; i < TABLES_MAX; i++) if (this.nameOf(i) === name) return i;
+    for (let i = 0; i < this.#entries; i++) if (this.nameOf(i) === name) return i;
     return -1;
   }
 
@@ -309,10 +273,6 @@ export class Counter {
   get last(): number {
     return this.#header[this.#at];
   }
-}
-
-export function entryAt(number: number): number {
-  return H.TABLES + number * ENTRY.WORDS;
 }
 
 function map(fd: number, offsetBytes: number, bytes: number): number {

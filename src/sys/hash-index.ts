@@ -10,7 +10,8 @@
  *
  * Buckets are not given back; they cost 4 bytes for each record there ever was at a time.
  */
-import { type Arena, arenaError, ENTRY, type Entry, KIND, SEGMENT_WORDS } from './arena.ts';
+import type { Arena, Entry } from './arena.ts';
+import { arenaError, ENTRY, KIND, SEGMENT_WORDS } from './arena-layout.ts';
 import type { Table } from './table.ts';
 
 /** Words of a key. */

@@ -7,7 +7,8 @@
  * No operation allocates, except that a view is made for each new segment. A slot is reused after `free` (last freed,
  * first reused); numbers that must never come again are taken from a Counter and kept in the record.
  */
-import { type Arena, arenaError, ENTRY, type Entry, KIND, SEGMENT_WORDS } from './arena.ts';
+import type { Arena, Entry } from './arena.ts';
+import { arenaError, ENTRY, KIND, SEGMENT_WORDS } from './arena-layout.ts';
 
 /** Head word of a record in use; free ones hold the next free slot + 1. */
 const LIVE = 0xffff_ffff;
