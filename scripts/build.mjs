@@ -20,15 +20,6 @@ const at = (...names) => join(ROOT, ...names);
 
 const COMMANDS = ['nydusd', 'nydus-image', 'nydus-backend-proxy'];
 
-/**
- * V8 options, set by the bundle's loader: on the interpreter line they would change the hash of V8's options before
- * Node reads its own code cache, which then counts for nothing (20 ms).
- *  - The young generation stays at 1 MiB a thread instead of growing to 48: the request path allocates nothing, so that
- *    a bigger one would only hold garbage.
- *  - No collection of an idle heap: it wakes an idle daemon.
- */
-const V8_FLAGS = { nydusd: ['--semi-space-growth-factor=1', '--no-memory-reducer'] };
-
 /** Every command's bundle exports `main`; its exit code is set, not enforced: what was started may go on living. */
 const LAUNCH = (name) =>
   `require('../dist/${name}.cjs').main(process.argv.slice(2)).then((code) => { process.exitCode = code; });`;
@@ -104,7 +95,6 @@ function codeCache(name) {
     if (old.startsWith(`${name}.`) && old.endsWith('.cache')) rmSync(at('dist', old));
   }
   const make = `
-    ${setFlags(name)}
     const { readFileSync, writeFileSync } = require('node:fs');
     const source = readFileSync(${JSON.stringify(bundle)}, 'latin1');
     const script = new (require('node:vm').Script)(${JSON.stringify(WRAPPER[0])} + source + ${JSON.stringify(WRAPPER[1])}, { filename: ${JSON.stringify(bundle)} });
@@ -115,15 +105,9 @@ function codeCache(name) {
   return `${name}.${hash}.cache`;
 }
 
-/** The cache is good for exactly the options that V8 has when the bundle is compiled. */
-function setFlags(name) {
-  return (V8_FLAGS[name] ?? []).map((flag) => `require('node:v8').setFlagsFromString('${flag}');`).join('\n');
-}
-
 /** What `require('dist/NAME.cjs')` and workers load: bundle and cache. esbuild writes ASCII, so latin1 is exact and small. */
 function loader(name, cache) {
   return `'use strict';
-${setFlags(name)}
 const { readFileSync } = require('node:fs');
 const { Script } = require('node:vm');
 const filename = __dirname + '/${name}.bundle.cjs';

@@ -7,7 +7,7 @@ import { applyFileLimit } from '../daemon/file-limit.ts';
 import { Life } from '../daemon/life.ts';
 import { LogWriter } from '../daemon/log-writer.ts';
 import { bindVmmSocket, clearSocketPath } from '../daemon/sockets.ts';
-import { trimProgramText } from '../daemon/trim.ts';
+import { settleHeap, trimProgramText } from '../daemon/trim.ts';
 import { isListening } from '../sys/socket.ts';
 import type { TransportSpec } from '../virtiofs/control.ts';
 import { parseArgs, renderHelp } from './command.ts';
@@ -133,5 +133,6 @@ function readConfigFile(path: string): string {
 /** What may wait until RUNNING was answered. */
 function afterStart(plan: Plan, log: LogWriter): void {
   if (plan.nofile.limit > 0) applyFileLimit(plan.nofile.limit, plan.nofile.asked, log);
+  settleHeap();
   setTimeout(trimProgramText, TRIM_AFTER_MS).unref();
 }
