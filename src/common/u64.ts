@@ -12,6 +12,12 @@ export function u64(view: DataView, at: number): number {
   return high > HIGH_WORD_MAX ? -1 : high * 2 ** 32 + view.getUint32(at, true);
 }
 
+/** i64 at `at`, or 0 when it is no safe integer: for times, where a wild value must not cost the whole file. */
+export function timeSeconds(view: DataView, at: number): number {
+  const value = view.getInt32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
+  return Number.isSafeInteger(value) ? value : 0;
+}
+
 /** Writes a safe integer >= 0 as u64. @throws RangeError on anything else: a builder bug, never input. */
 export function putU64(view: DataView, at: number, value: number): void {
   if (!Number.isSafeInteger(value) || value < 0) throw new RangeError(`${value} is no u64`);

@@ -4,7 +4,7 @@
  *
  *   inode 32 or 64 B | xattrs | inline tail (directories, symlinks) or, 8-aligned, the chunk-index array (files)
  */
-import { putI64, u64 } from '../../common/u64.ts';
+import { putI64, timeSeconds, u64 } from '../../common/u64.ts';
 import type { Broken } from '../broken.ts';
 
 export const S_IFMT = 0o170000;
@@ -69,7 +69,7 @@ export interface Inode {
   ino: number;
   uid: number;
   gid: number;
-  /** Seconds as two words, because the image may hold anything; a number when it is a safe integer >= 0, else 0. */
+  /** Seconds since 1970, may be negative; 0 where the image holds no safe integer. */
   mtime: number;
   mtimeNs: number;
   nlink: number;
@@ -110,8 +110,7 @@ export function decodeInode(view: DataView, at: number, out: Inode): void {
     out.size = u64(view, at + EXTENDED.SIZE);
     out.uid = view.getUint32(at + EXTENDED.UID, true);
     out.gid = view.getUint32(at + EXTENDED.GID, true);
-    const mtime = u64(view, at + EXTENDED.MTIME);
-    out.mtime = Math.max(mtime, 0);
+    out.mtime = timeSeconds(view, at + EXTENDED.MTIME);
     out.mtimeNs = view.getUint32(at + EXTENDED.MTIME_NS, true);
     out.nlink = view.getUint32(at + EXTENDED.NLINK, true);
   } else {
