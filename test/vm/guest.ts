@@ -241,6 +241,13 @@ export function guestTest(
   body: (kind: GuestKind, context: TestContext) => Promise<void>,
 ): void {
   for (const kind of kinds) {
-    test(`${kind}: ${name}`, { skip: skipUnless(kind, name) }, (context) => body(kind, context));
+    test(`${kind}: ${name}`, { skip: skipUnless(kind, name) }, async (context) => {
+      try {
+        await body(kind, context);
+      } catch (error) {
+        context.diagnostic(`again: npm run test:vm -- --filter ${JSON.stringify(`${kind}: ${name}`)}`);
+        throw error;
+      }
+    });
   }
 }

@@ -50,6 +50,8 @@ export class BlobServer {
   /** Blob requests answered, and body bytes sent, since the start or the last `reset`. */
   requests = 0;
   sentBytes = 0;
+  /** A dead registry: takes requests, never answers. */
+  isDead = false;
 
   private constructor(
     private readonly front: Server,
@@ -91,6 +93,7 @@ export class BlobServer {
   }
 
   #forward(port: number, call: IncomingMessage, reply: ServerResponse): void {
+    if (this.isDead) return;
     const options = { host: '127.0.0.1', port, method: call.method, path: call.url, headers: call.headers };
     const onward = httpRequest(options, (response) => {
       this.requests++;

@@ -1,5 +1,7 @@
-/** Command line of a User-Mode Linux guest: a process that is a kernel, with its memory in a shared file. */
-import type { Assets } from './assets.ts';
+/**
+ * Command line of a User-Mode Linux guest: a process that is a kernel. Its memory is a file on /dev/shm mapped shared,
+ * which is what vhost-user needs; the channel is the console tty1 on descriptor 3.
+ */
 import type { DeviceOptions, MemoryOptions } from './qemu.ts';
 
 /** The virtio id of a file system device. */
@@ -11,9 +13,4 @@ export function umlArguments(initrd: string, scratch: string, device: DeviceOpti
     ...['con=null', 'con0=null,fd:1', 'con1=fd:3', 'ssl=null', 'panic=0', 'quiet', 'loglevel=4'],
   ];
   return device.socket === null ? args : [...args, `virtio_uml.device=${device.socket}:${VIRTIO_ID_FS}`];
-}
-
-/** UML maps its memory from a file in TMPDIR; it has to be a tmpfs for speed and must be shared for vhost-user. */
-export function umlProgram(assets: Assets): string {
-  return assets.program;
 }
