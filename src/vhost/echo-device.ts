@@ -7,7 +7,8 @@
 import { copyMemory } from '../sys/io.ts';
 import { NativeMemory } from '../sys/native-memory.ts';
 import { EPOLL, Epoll } from '../sys/wait.ts';
-import { Backend, type BackendOptions, type BackendOwner } from './backend.ts';
+import { Backend } from './backend.ts';
+import type { BackendOptions, BackendOwner } from './backend-owner.ts';
 import type { BackendRing } from './backend-ring.ts';
 import { ChainWalker, chainFaultText, WALK } from './chain.ts';
 import { GuestMemory } from './memory.ts';

@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { close } from '../sys/io.ts';
 import { SOCK, socketpair } from '../sys/socket.ts';
-import type { BackendOptions } from './backend.ts';
+import type { BackendOptions } from './backend-owner.ts';
 import { DriverRing } from './driver-ring.ts';
 import { ECHO_OPTIONS, EchoDevice } from './echo-device.ts';
 import { type FeatureSet, featureSet, PROTOCOL, VIRTIO } from './features.ts';

@@ -1,7 +1,15 @@
 /**
  * A vhost-user library, usable alone: both roles, guest memory and split virtqueues. README.md is its essay and example.
+ *
+ * The last exports come from `src/sys`: what a device loop needs to wait and to copy.
  */
-export { Backend, type BackendOptions, type BackendOwner } from './backend.ts';
+
+export { copyMemory } from '../sys/io.ts';
+export type { Window } from '../sys/memory.ts';
+export { NativeMemory } from '../sys/native-memory.ts';
+export { drain, EPOLL, Epoll, eventfd, notify, POLL, pollOne } from '../sys/wait.ts';
+export { Backend } from './backend.ts';
+export type { BackendOptions, BackendOwner } from './backend-owner.ts';
 export type { BackendRing } from './backend-ring.ts';
 export { CHAIN_BYTES_MAX, CHAIN_FAULT, ChainWalker, chainFaultText, SEGMENTS_MAX, WALK } from './chain.ts';
 export { type ChainBuffer, DriverRing } from './driver-ring.ts';
