@@ -12,6 +12,7 @@ export { Backend } from './backend.ts';
 export type { BackendOptions, BackendOwner } from './backend-owner.ts';
 export type { BackendRing } from './backend-ring.ts';
 export { CHAIN_BYTES_MAX, CHAIN_FAULT, ChainWalker, chainFaultText, SEGMENTS_MAX, WALK } from './chain.ts';
+export { cut, fragmented, merged } from './chain-shapes.ts';
 export { type ChainBuffer, DriverRing } from './driver-ring.ts';
 export { type FeatureSet, featureNames, featureSet, hasFeature, intersect, PROTOCOL, VIRTIO } from './features.ts';
 export { Frontend, FrontendError, type Reply } from './frontend.ts';
