@@ -1,5 +1,6 @@
 /** `nydus-image create` (rafs-format 7.5): options, their rules, and the call of the builder. */
 import { readFileSync } from 'node:fs';
+import { isAbsolute } from 'node:path';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import { explain } from '../common/app-error.ts';
 import { LOG_LEVELS, type LogLevel } from '../common/log.ts';
@@ -154,7 +155,7 @@ function buildOptions(args: Args, log: CommandLog): BuildOptions {
     prefetchPolicy: args['prefetch-policy'],
     patterns: args['prefetch-policy'] === 'none' ? [] : readPatterns(log),
     // The bundle is one file that holds the helper's entry; running from sources, there is no such file.
-    helperEntry: typeof __filename === 'string' ? __filename : null,
+    helperEntry: typeof __filename === 'string' && isAbsolute(__filename) ? __filename : null,
   };
 }
 
