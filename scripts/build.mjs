@@ -18,7 +18,13 @@ import { build } from 'esbuild';
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const at = (...names) => join(ROOT, ...names);
 
-const COMMANDS = ['nydusd', 'nydus-image', 'nydus-backend-proxy'];
+/**
+ * Command → the one option its interpreter line can take. V8's idle-time collector wakes an idle daemon 8 s after its
+ * start for 10 ms, and its timer runs before any code of ours could switch it off.
+ */
+const COMMANDS = { nydusd: '--no-memory-reducer', 'nydus-image': null, 'nydus-backend-proxy': null };
+
+const options = (name) => (COMMANDS[name] === null ? [] : [COMMANDS[name]]);
 
 /** Every command's bundle exports `main`; its exit code is set, not enforced: what was started may go on living. */
 const LAUNCH = (name) =>
@@ -101,7 +107,8 @@ function codeCache(name) {
     const module_ = { exports: {} };
     script.runInThisContext()(module_.exports, require('node:module').createRequire(${JSON.stringify(bundle)}), module_, ${JSON.stringify(bundle)}, ${JSON.stringify(at('dist'))});
     module_.exports.main(['--help']).then(() => writeFileSync(${JSON.stringify(at('dist', `${name}.${hash}.cache`))}, script.createCachedData()));`;
-  execFileSync(node, ['-e', make], { stdio: ['ignore', 'ignore', 'inherit'] });
+  // The cache is good for exactly the options that V8 has when the bundle is compiled.
+  execFileSync(node, [...options(name), '-e', make], { stdio: ['ignore', 'ignore', 'inherit'] });
   return `${name}.${hash}.cache`;
 }
 
@@ -124,7 +131,7 @@ mkdirSync(at('dist'), { recursive: true });
 writeFileSync(at('bin', 'package.json'), '{"type":"commonjs"}\n');
 
 const buildInfo = { version: packageJson.version, commit: commit(), time: new Date().toUTCString() };
-const commands = COMMANDS.filter((name) => existsSync(at('src/cli', `${name}.ts`)));
+const commands = Object.keys(COMMANDS).filter((name) => existsSync(at('src/cli', `${name}.ts`)));
 await build({
   ...shared,
   entryPoints: commands.map((name) => ({ in: `src/cli/${name}.ts`, out: `${name}.bundle` })),
@@ -144,7 +151,7 @@ for (const [name, entry] of Object.entries(LIBRARIES)) {
 }
 for (const name of commands) {
   writeFileSync(at('dist', `${name}.cjs`), loader(name, codeCache(name)));
-  writeFileSync(at('bin', name), `#!${node}\n${LAUNCH(name)}\n`);
+  writeFileSync(at('bin', name), `#!${[node, ...options(name)].join(' ')}\n${LAUNCH(name)}\n`);
   chmodSync(at('bin', name), 0o755);
 }
 process.stdout.write(`built ${commands.join(', ')} for ${node}\n`);

@@ -11,15 +11,12 @@ import { MADV, madvise } from '../sys/memory.ts';
 const TRIM_BYTES_MIN = 256 * 1024;
 
 /**
- * Memory settings of a daemon that has started, for both of its threads. Earlier they would cost 20 ms: the young
- * generation has to grow once while modules load, and V8's caches of compiled code hold only for unchanged options.
- *  - The young generation stays as it is instead of growing to 48 MiB a thread: the request path allocates nothing, so
- *    that a bigger one would only hold garbage.
- *  - No collection of an idle heap: it wakes an idle daemon.
+ * Keeps the young generation of both threads as it is, instead of letting it grow to 48 MiB each: the request path
+ * allocates nothing, so that a bigger one would only hold garbage. Not from the start, because it has to grow once
+ * while modules load (25 ms of collections otherwise).
  */
 export function settleHeap(): void {
   setFlagsFromString('--semi-space-growth-factor=1');
-  setFlagsFromString('--no-memory-reducer');
 }
 
 /** Drops clean, read-only pages of mapped program files from this process. Returns the bytes that were resident. */
