@@ -18,7 +18,9 @@ import { INIT } from '../fuse/flags.ts';
 import { type AsyncIo, PARKED, type Parking, RESUME } from '../fuse/request.ts';
 import { errno } from '../sys/errno.ts';
 import { O } from '../sys/path.ts';
-import { type Guest, type Handle, needsRoot, ok, withShare } from './harness.testing.ts';
+import type { Guest } from './guest.testing.ts';
+import type { Handle } from './guest-names.testing.ts';
+import { needsRoot, ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 
 test('open: devices, fifos, sockets, links and directories are never opened', needsRoot, () => {

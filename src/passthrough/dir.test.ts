@@ -3,7 +3,8 @@ import { lstatSync, mkdirSync, rmdirSync, rmSync, symlinkSync, writeFileSync } f
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { errno } from '../sys/errno.ts';
-import { type Dirent, needsRoot, ok, withShare } from './harness.testing.ts';
+import type { Dirent } from './guest.testing.ts';
+import { needsRoot, ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 
 const sorted = (list: Dirent[]): string[] => list.map((d) => d.name.toString()).sort();

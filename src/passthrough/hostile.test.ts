@@ -19,7 +19,8 @@ import { Arena } from '../sys/arena.ts';
 import { errno } from '../sys/errno.ts';
 import { O } from '../sys/path.ts';
 import { DescriptorBudget } from './budget.ts';
-import { type Fixture, Guest, ok, withShare } from './harness.testing.ts';
+import { Guest } from './guest.testing.ts';
+import { type Fixture, ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 import { Passthrough } from './passthrough.ts';
 

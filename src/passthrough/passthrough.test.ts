@@ -4,7 +4,9 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { errno } from '../sys/errno.ts';
 import { O } from '../sys/path.ts';
-import { Guest, MEMBER, needsRoot, ok, withShare } from './harness.testing.ts';
+import { Guest } from './guest.testing.ts';
+import { MEMBER } from './guest-names.testing.ts';
+import { needsRoot, ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 
 test('lookup, getattr, open, read: what the host has', () => {

@@ -12,12 +12,14 @@ import { DIRECTORY_CASES } from './posix/directories.ts';
 import { FILE_CASES } from './posix/files.ts';
 import { LINK_CASES } from './posix/links.ts';
 import { METADATA_CASES } from './posix/metadata.ts';
+import { SPACE_CASES } from './posix/space.ts';
 import { XATTR_CASES } from './posix/xattrs.ts';
 
 export type { Need, PosixCase } from './posix/case.ts';
 
 export const POSIX_CASES: readonly PosixCase[] = [
   ...FILE_CASES,
+  ...SPACE_CASES,
   ...LINK_CASES,
   ...DIRECTORY_CASES,
   ...METADATA_CASES,

@@ -7,7 +7,8 @@ import { errno } from '../sys/errno.ts';
 import { close, dupCloexec } from '../sys/io.ts';
 import { O } from '../sys/path.ts';
 import { DescriptorBudget } from './budget.ts';
-import { Guest, ok, openDescriptors, withShare } from './harness.testing.ts';
+import { Guest } from './guest.testing.ts';
+import { ok, openDescriptors, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 import { Passthrough } from './passthrough.ts';
 

@@ -22,6 +22,16 @@ export function fails(code: string, call: () => unknown): void {
   });
 }
 
+/** Opens `path`, and closes it whatever `use` does. */
+export function withFile(path: string, flags: number | string, use: (fd: number) => void): void {
+  const fd = openSync(path, flags);
+  try {
+    use(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
 /** Turns -errno into an Error with `code`, as node:fs throws it. */
 function checked(result: number, call: string): number {
   if (result >= 0) return result;
