@@ -10,18 +10,17 @@
  */
 import { setMaxListeners } from 'node:events';
 import { write } from 'node:fs';
-import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { codeOf, explain } from '../common/app-error.ts';
+import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
-import { CHUNK_FLAG, type ChunkInfo } from './blob-layout.ts';
 import { BlobMeta } from './blob-meta.ts';
 import { type CacheFiles, cacheError } from './cache-files.ts';
 import { ChunkLocks } from './chunk-locks.ts';
-import { CODECS } from './codecs.ts';
-import { crc32c, DIGESTS } from './digests.ts';
+import { decodeChunk, isBad } from './decode-chunk.ts';
 import { storageError } from './errors.ts';
 import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation } from './fetch-plan.ts';
+import { PendingChunks } from './pending-chunks.ts';
 import { DEMAND_POLICY } from './retry.ts';
 import type { StoreStats } from './stats.ts';
 import type { BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
@@ -37,19 +36,8 @@ const LOCK_POLL_MAX_MS = 20;
  * of the same bytes do no harm. Longer than a live holder's own deadline.
  */
 const LOCK_WAIT_MS = DEMAND_POLICY.deadlineMs + 5_000;
-/** Digests of longer chunks are computed in slices of this, 2.4 ms of sha256 each. */
-const DIGEST_TURN_BYTES = 4 << 20;
 
 const writeAt = promisify(write);
-
-interface Pending {
-  promise: Promise<void>;
-  resolve: () => void;
-  reject: (error: unknown) => void;
-  /** False while only read-ahead wants it: given up without an error when another process is at it. */
-  isWanted: boolean;
-  digests: ChunkDigests;
-}
 
 export interface BlobOptions {
   validate: boolean;
@@ -57,7 +45,7 @@ export interface BlobOptions {
 }
 
 export class Blob {
-  private readonly pending = new Map<number, Pending>();
+  private readonly pending = new PendingChunks();
   private queue: PlannedChunk[] = [];
   private meta: Promise<BlobMeta> | null = null;
   private readonly speculation = new Speculation();
@@ -137,30 +125,12 @@ export class Blob {
   }
 
   private demand(chunk: PlannedChunk, digests: ChunkDigests): Promise<void> {
-    const known = this.pending.get(chunk.index);
-    if (known !== undefined) {
-      known.isWanted = true;
-      return known.promise;
-    }
+    const known = this.pending.join(chunk.index);
+    if (known !== null) return known;
     if (this.files.map.isReady(chunk.index)) return Promise.resolve();
     if (this.queue.length === 0) setImmediate(() => this.flush());
     this.queue.push(chunk);
-    return this.expect(chunk.index, true, digests);
-  }
-
-  private expect(index: number, isWanted: boolean, digests: ChunkDigests): Promise<void> {
-    const { promise, resolve, reject } = deferred();
-    // A read-ahead that fails has nobody to tell.
-    promise.catch(() => {});
-    this.pending.set(index, { promise, resolve, reject, isWanted, digests });
-    return promise;
-  }
-
-  private settle(index: number, error?: unknown): void {
-    const pending = this.pending.get(index);
-    this.pending.delete(index);
-    if (error === undefined) pending?.resolve();
-    else pending?.reject(error);
+    return this.pending.add(chunk.index, true, digests);
   }
 
   /** Plans what one turn of the event loop has collected. */
@@ -173,7 +143,7 @@ export class Blob {
         const meta = await this.openMeta();
         for (const range of this.plan(meta, wanted)) void this.tracked(() => this.run(range));
       } catch (error) {
-        for (const chunk of wanted) this.settle(chunk.index, error);
+        for (const chunk of wanted) this.pending.settle(chunk.index, error);
       }
     });
   }
@@ -189,8 +159,8 @@ export class Blob {
       budgetBytes: this.speculation.budget(offsets, Date.now()),
     });
     this.speculation.charge(plan.charges, Date.now());
-    const digests = this.pending.get(wanted[0].index)?.digests ?? (() => null);
-    for (const { index } of plan.extras) void this.expect(index, false, digests);
+    const digests = this.pending.digestsOf(wanted[0].index);
+    for (const { index } of plan.extras) void this.pending.add(index, false, digests);
     return plan.ranges;
   }
 
@@ -199,7 +169,7 @@ export class Blob {
     try {
       await this.fetchOnce(range);
     } catch (error) {
-      for (const { index } of range.chunks) this.settle(index, error);
+      for (const { index } of range.chunks) this.pending.settle(index, error);
     }
   }
 
@@ -230,30 +200,27 @@ export class Blob {
 
   private stillMissing(index: number): boolean {
     if (!this.isReady(index)) return true;
-    this.settle(index);
+    this.pending.settle(index);
     return false;
   }
 
   /** Read-ahead of a chunk another process is at is dropped. */
   private isStillWanted(index: number): boolean {
-    if (this.pending.get(index)?.isWanted === true) return true;
-    this.settle(index);
+    if (this.pending.isWanted(index)) return true;
+    this.pending.settle(index);
     return false;
   }
 
   private async fetchRange(range: FetchRange): Promise<void> {
     const bytes = await this.read(range.offset, range.bytes);
     // Those a reader waits for first.
-    const order = [...range.chunks].sort((a, b) => Number(this.isDemanded(b)) - Number(this.isDemanded(a)));
+    const rank = ({ index }: PlannedChunk) => (this.pending.isWanted(index) ? 0 : 1);
+    const order = [...range.chunks].sort((a, b) => rank(a) - rank(b));
     for (const chunk of order) {
       const at = chunk.info.compressedOffset - range.offset;
       const stored = bytes.subarray(at, at + chunk.info.compressedSize);
       await this.install(chunk, stored);
     }
-  }
-
-  private isDemanded(chunk: PlannedChunk): boolean {
-    return this.pending.get(chunk.index)?.isWanted === true;
   }
 
   /** A chunk that does not decode or verify is fetched once more, alone; then it is an error of this chunk only. */
@@ -268,22 +235,20 @@ export class Blob {
         await this.store(chunk, await this.read(chunk.info.compressedOffset, chunk.info.compressedSize));
       } catch (again) {
         if (!isBad(again)) throw again;
-        this.settle(chunk.index, again);
+        this.pending.settle(chunk.index, again);
       }
     }
   }
 
   /** Decodes, verifies, writes, marks. */
   private async store(chunk: PlannedChunk, stored: Buffer): Promise<void> {
-    const { info } = chunk;
-    const isCompressed = (info.flags & CHUNK_FLAG.COMPRESSED) !== 0;
-    const codec = CODECS[isCompressed ? this.info.compressor : 'none'];
-    const bytes = await codec.decompressAsync(stored, info.uncompressedSize);
-    await this.verify(chunk.index, info, bytes);
+    const { validate } = this.options;
+    const expected = validate ? this.pending.digestsOf(chunk.index)(chunk.index) : null;
+    const bytes = await decodeChunk(this.info, chunk, stored, { validate, expected });
     this.throwIfClosed();
     try {
       for (let done = 0; done < bytes.length; ) {
-        const at = info.uncompressedOffset + done;
+        const at = chunk.info.uncompressedOffset + done;
         done += (await writeAt(this.files.dataFd, bytes, done, bytes.length - done, at)).bytesWritten;
       }
       await this.files.map.markReady(chunk.index);
@@ -291,26 +256,7 @@ export class Blob {
       throw cacheError(this.files.dataPath, error);
     }
     this.stats.chunksFetched++;
-    this.settle(chunk.index);
-  }
-
-  /** The CRC always where there is one (rafs-format 3.2), the digest when validation is on. */
-  private async verify(index: number, info: ChunkInfo, bytes: Buffer): Promise<void> {
-    const facts = { blobId: this.info.id, chunk: index };
-    const hasCrc = (info.flags & CHUNK_FLAG.HAS_CRC32) !== 0;
-    if (hasCrc && crc32c(bytes) !== info.low) throw storageError('DIGEST', { ...facts, kind: 'CRC-32C' });
-    if (!this.options.validate) return;
-    const expected = this.pending.get(index)?.digests(index) ?? null;
-    if (expected === null) {
-      if (hasCrc) return;
-      throw this.wrong(index, 'has no digest in the image although validation is on');
-    }
-    const digest = DIGESTS[this.info.digester].create();
-    for (let at = 0; at < bytes.length; at += DIGEST_TURN_BYTES) {
-      if (at > 0) await nextTurn();
-      digest.update(bytes.subarray(at, at + DIGEST_TURN_BYTES));
-    }
-    if (!digest.digest().equals(expected)) throw storageError('DIGEST', { ...facts, kind: this.info.digester });
+    this.pending.settle(chunk.index);
   }
 
   private read(offset: number, bytes: number): Promise<Buffer> {
@@ -360,19 +306,4 @@ export class Blob {
   private wrong(chunk: number, rule: string) {
     return storageError('CHUNK', { blobId: this.info.id, chunk, rule });
   }
-}
-
-/** Errors of the bytes themselves, which a second copy may not have. */
-function isBad(error: unknown): boolean {
-  return ['DECODE', 'DIGEST'].includes(codeOf(error));
-}
-
-function deferred(): { promise: Promise<void>; resolve: () => void; reject: (error: unknown) => void } {
-  let resolve!: () => void;
-  let reject!: (error: unknown) => void;
-  const promise = new Promise<void>((yes, no) => {
-    resolve = yes;
-    reject = no;
-  });
-  return { promise, resolve, reject };
 }

@@ -1,7 +1,12 @@
 /** Servers that answer wrongly, late, or not at all; through the backends, one attempt each. */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { SILENT } from '../common/log.ts';
 import { BLOB, BLOB_ID, NEVER } from './backend.suite.ts';
@@ -269,6 +274,29 @@ test('with skip_verify a registry that speaks no TLS is asked in plain HTTP; wit
   assert.ok((await lenient.read(BLOB_ID, OFFSET, BYTES, NEVER)).equals(SLICE));
   const strict = await KINDS.registry({ scheme: 'https' });
   await assert.rejects(strict.read(BLOB_ID, OFFSET, BYTES, NEVER), { code: 'HTTP_CONNECT' });
+});
+
+test('TLS: a private authority from ca_cert_files, or no verification at all', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'tls-'));
+  const [key, pem] = [join(dir, 'key.pem'), join(dir, 'cert.pem')];
+  const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'];
+  const request = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
+  execFileSync('openssl', [...request, ...subject, '-keyout', key, '-out', pem], { stdio: 'ignore' });
+  const secure = createSecureServer({ key: readFileSync(key), cert: readFileSync(pem) }, (_, r) =>
+    r.writeHead(206, { 'content-range': RANGE }).end(SLICE),
+  );
+  await new Promise<void>((resolve) => secure.listen(0, 'localhost', resolve));
+  const addr = `https://localhost:${(secure.address() as AddressInfo).port}`;
+  for (const trust of [{ ca_cert_files: [pem] }, { skip_verify: true }]) {
+    const backend = await open('http-proxy', { addr, ...trust });
+    assert.ok((await backend.read(BLOB_ID, OFFSET, BYTES, NEVER)).equals(SLICE));
+  }
+  const strict = await open('http-proxy', { addr });
+  await assert.rejects(strict.read(BLOB_ID, OFFSET, BYTES, NEVER), { code: 'HTTP_CONNECT', message: /SELF_SIGNED/ });
+  await assert.rejects(open('http-proxy', { addr, ca_cert_files: [join(dir, 'none')] }), { code: 'CONFIG' });
+  secure.closeAllConnections();
+  secure.close();
+  rmSync(dir, { recursive: true });
 });
 
 test('a challenge answered for ever with 401 ends', async () => {

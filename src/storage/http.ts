@@ -7,7 +7,6 @@
  */
 import type { IncomingMessage } from 'node:http';
 import { storageError } from './errors.ts';
-import { parseRetryAfter } from './retry.ts';
 
 /** Time-outs when the configuration names none (kata-contract 3.6: both 5 s), in ms. */
 export const CONNECT_TIMEOUT_MS = 5_000;
@@ -241,68 +240,4 @@ export function discard(answer: HttpAnswer): void {
   const length = Number(answer.headers['content-length'] ?? Number.NaN);
   if (length <= DISCARDED_BYTES_MAX || answer.body.complete) answer.body.resume();
   else answer.body.destroy();
-}
-
-/** Error statuses as errors; 2xx and 3xx return. The body is discarded when it throws. */
-export function checkStatus(blobId: string, url: URL, answer: HttpAnswer): void {
-  const { status } = answer;
-  if (status >= 200 && status < 400) return;
-  discard(answer);
-  const target = targetOf(url);
-  if (status === 404 || status === 410) throw storageError('BLOB_NOT_FOUND', { blobId, where: target });
-  if (status === 401 || status === 403) {
-    throw storageError('HTTP_AUTH', { target, status, why: 'check the credentials in the configuration' });
-  }
-  if (status === 408 || status === 429 || status >= 500) {
-    const retryAfterMs = parseRetryAfter(answer.headers['retry-after'], Date.now());
-    throw storageError('HTTP_BUSY', { target, status, retryAfterMs });
-  }
-  throw storageError('HTTP_STATUS', { target, status });
-}
-
-/** Header of a ranged request. */
-export function rangeHeader(offset: number, bytes: number): string {
-  return `bytes=${offset}-${offset + bytes - 1}`;
-}
-
-/**
- * Takes [offset, offset+bytes) out of the answer to a ranged GET: a 206 must carry exactly that range; a 200 is the
- * whole object and is sliced, unless it says by Content-Range that it is the slice (nydus-backend-proxy does).
- * @throws what `checkStatus` and `readBody` throw, and HTTP_BODY for a range that was not asked for
- */
-export async function readRange(
-  client: HttpClient,
-  blobId: string,
-  url: URL,
-  answer: HttpAnswer,
-  offset: number,
-  bytes: number,
-  signal: AbortSignal,
-): Promise<Buffer> {
-  checkStatus(blobId, url, answer);
-  const refuse = (rule: string) => {
-    answer.body.destroy();
-    return storageError('HTTP_BODY', { target: targetOf(url), rule });
-  };
-  if (answer.status !== 206 && answer.status !== 200) throw refuse(`status ${answer.status} for a range`);
-  if (answer.headers['content-encoding'] !== undefined) throw refuse('content encoding on blob data');
-  const range = answer.headers['content-range'];
-  if (range === undefined) {
-    if (answer.status === 206) throw refuse('206 without Content-Range');
-    return readBody(client, url, answer, { skipBytes: offset, wantedBytes: bytes, isWhole: false }, signal);
-  }
-  const match = /^bytes (\d{1,16})-(\d{1,16})\/(\d{1,16}|\*)$/.exec(range);
-  if (match === null || Number(match[1]) !== offset || Number(match[2]) !== offset + bytes - 1) {
-    throw refuse(`Content-Range ${range.slice(0, 60)} where ${rangeHeader(offset, bytes)} was asked for`);
-  }
-  return readBody(client, url, answer, { skipBytes: 0, wantedBytes: bytes, isWhole: true }, signal);
-}
-
-/** Content-Length of a HEAD answer. @throws HTTP_BODY when it is missing or senseless */
-export function contentLength(url: URL, answer: HttpAnswer): number {
-  const length = answer.headers['content-length'];
-  if (length === undefined || !/^\d{1,15}$/.test(length)) {
-    throw storageError('HTTP_BODY', { target: targetOf(url), rule: 'no Content-Length' });
-  }
-  return Number(length);
 }

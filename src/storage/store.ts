@@ -103,7 +103,10 @@ export class BlobStore {
     const { shared } = opened;
     if (--shared.users > 0) return;
     this.blobs.delete(shared.key);
-    const closing = shared.blob.close().then(() => this.releaseBackend(shared.backend));
+    const closing = shared.blob
+      .close()
+      .catch((error: unknown) => this.log.warn(`closing blob ${shared.blob.info.id}: ${explain(error)}`))
+      .then(() => this.releaseBackend(shared.backend));
     this.closing.add(closing);
     void closing.finally(() => this.closing.delete(closing));
   }

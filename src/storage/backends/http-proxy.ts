@@ -1,7 +1,8 @@
 /** Blobs behind a plain HTTP server, also on a UNIX socket: `<addr><path>/<blob id>` (kata-contract 3.6). */
 import type { Backend } from '../backend.ts';
 import type { HttpProxyConfig } from '../config.ts';
-import { checkStatus, contentLength, discard, type HttpClient, rangeHeader, readRange } from '../http.ts';
+import { discard, type HttpClient } from '../http.ts';
+import { checkStatus, contentLength, rangeHeader, readRange } from '../http-blob.ts';
 
 export function openHttpProxy(config: HttpProxyConfig, client: HttpClient): Backend {
   // The host of requests over a UNIX socket means nothing, but HTTP wants one.

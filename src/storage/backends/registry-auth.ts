@@ -4,7 +4,8 @@
  */
 import type { RegistryConfig } from '../config.ts';
 import { storageError } from '../errors.ts';
-import { checkStatus, discard, type HttpAnswer, type HttpClient, readText, targetOf } from '../http.ts';
+import { discard, type HttpAnswer, type HttpClient, readText, targetOf } from '../http.ts';
+import { checkStatus } from '../http-blob.ts';
 
 const CLIENT_ID = 'nydus-registry-client';
 /** Lifetime of a token whose answer names none. */
