@@ -43,6 +43,7 @@ describe('modes', () => {
     ['virtiofs', /virtiofs needs --sock/],
     ['fuse --sock /s', /fuse needs --mountpoint/],
     ['--sock /s --fd 4', /exclude each other/],
+    [`--sock /s --tag ${'t'.repeat(37)}`, /has 37 bytes, at most 36 fit/],
     ['singleton --apisock /a', /singleton .* is not built/],
     ['virtiofs --sock /s --upgrade', /live upgrade is not built/],
     ['--sock /s --shared-dir /d --bootstrap /b', /--shared-dir and --bootstrap exclude each other/],

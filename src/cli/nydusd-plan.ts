@@ -2,6 +2,7 @@
 import { basename, extname, resolve } from 'node:path';
 import type { LogLevel } from '../common/log.ts';
 import { localfsConfig } from '../daemon/localfs-config.ts';
+import { tagFault } from '../virtiofs/config.ts';
 import type { OptionValues, Parsed } from './command.ts';
 import { usageError } from './fail.ts';
 import { NYDUSD, type NydusdOptions } from './nydusd-options.ts';
@@ -67,6 +68,8 @@ function modeOf({ subcommand, values }: Parsed<NydusdOptions>): Plan['mode'] {
     );
   }
   if (values.sock !== undefined && values.fd !== undefined) throw wrong('--sock and --fd exclude each other');
+  const fault = values.tag === undefined ? null : tagFault(values.tag);
+  if (fault !== null) throw wrong(`--tag ${JSON.stringify(values.tag)} ${fault}`);
   return {
     kind: 'virtiofs',
     sock: values.sock ?? null,
