@@ -1,7 +1,19 @@
 /** The command as users start it: another process, its exit codes, what it prints and what it leaves behind. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -9,6 +21,9 @@ import { ImageWalker } from '../rafs/walk.ts';
 
 const ENTRY = new URL('./nydus-image.ts', import.meta.url).href;
 const RUN = `import(${JSON.stringify(ENTRY)}).then(m => m.main(process.argv.slice(1))).then(c => { process.exitCode = c; })`;
+
+/** What the project promises for such a file. */
+const SPARSE_RSS_BYTES_MAX = 256 << 20;
 
 function run(args: string[], input = '') {
   const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', '-e', RUN, '--', ...args], {
@@ -108,6 +123,28 @@ describe('create', () => {
     assert.equal(stderr, '');
     assert.match(readFileSync(join(out, 'log'), 'utf8'), /INFO data blobs: \["[0-9a-f]{64}"\]/);
   });
+});
+
+test('a 5 GiB sparse file builds in little memory', () => {
+  const out = output();
+  const sparse = join(dir, 'sparse');
+  mkdirSync(sparse);
+  const fd = openSync(join(sparse, 'file'), 'w');
+  ftruncateSync(fd, 5 * 2 ** 30);
+  for (let at = 0; at < 5; at++) writeSync(fd, Buffer.alloc(3 << 20, String(at)), 0, 3 << 20, at * 2 ** 30 + 7);
+  closeSync(fd);
+  const code = `${RUN}.then(() => process.stdout.write(String(process.resourceUsage().maxRSS)))`;
+  const args = ['create', '-D', out, '-B', join(out, 'boot'), sparse];
+  const { stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', '-e', code, '--', ...args], {
+    encoding: 'utf8',
+  });
+  const maxRssBytes = Number(stdout) * 1024;
+  assert.ok(maxRssBytes > 0 && maxRssBytes < SPARSE_RSS_BYTES_MAX, `${stdout} KiB\n${stderr}`);
+  const image = new ImageWalker(join(out, 'boot'));
+  const file = [...image.walk()].find((entry) => entry.path.toString() === '/file');
+  image.close();
+  assert.equal(file?.inode.size, 5 * 2 ** 30);
+  assert.ok(image.blobs[0].chunkCount < 30);
 });
 
 describe('create, refused', () => {

@@ -163,3 +163,19 @@ describe('xattr names', () => {
   ];
   for (const [text, index] of known) test(text, () => assert.equal(xattrNameIndex(text), index));
 });
+
+describe('xattrs that do not fit are refused', () => {
+  const big = (name: string, bytes: number) => ({ name, value: Buffer.alloc(bytes) });
+  const cases: [code: string, rule: RegExp, xattrs: { name: string; value: Buffer }[]][] = [
+    ['XATTR', /system\.nfs4_acl/, [big('system.nfs4_acl', 1)]],
+    ['SOURCE_LIMIT', /65536 bytes/, [big('user.a', 65_536)]],
+    ['SOURCE_LIMIT', /of extended attributes/, ['a', 'b', 'c', 'd', 'e'].map((key) => big(`user.${key}`, 65_535))],
+  ];
+  for (const [code, message, xattrs] of cases) {
+    test(String(message), () => {
+      const entries = [{ ...blank, path: '/', mode: 0o040755, sizeBytes: 0, xattrs }];
+      const tree = buildTree(entries, { whiteouts: 'none', explicitIds: true });
+      assert.throws(() => placeNodes(tree), { code, message });
+    });
+  }
+});

@@ -12,8 +12,10 @@ import {
   DIRENT_BYTES,
   INODE_EXTENDED_BYTES,
   NID_UNIT_BYTES,
+  XATTR_AREA_BYTES_MAX,
   XATTR_ENTRY_BYTES,
   XATTR_HEADER_BYTES,
+  XATTR_NAME_BYTES_MAX,
   XATTR_PREFIXES,
   XATTR_VALUE_BYTES_MAX,
 } from '../rafs/v6/inode-layout.ts';
@@ -193,11 +195,14 @@ function xattrBytes(node: TreeNode): number {
   for (const { name, value } of node.xattrs) {
     const index = xattrNameIndex(name);
     if (index < 0) throw imageError('XATTR', { path: shown(node.path), name: shown(name) });
-    if (value.length > XATTR_VALUE_BYTES_MAX) {
+    if (value.length > XATTR_VALUE_BYTES_MAX || name.length > XATTR_NAME_BYTES_MAX) {
       throw imageError('SOURCE_LIMIT', { path: shown(node.path), rule: `${shown(name)} of ${value.length} bytes` });
     }
     const suffixBytes = name.length - (XATTR_PREFIXES[index] ?? '').length;
     bytes += Math.ceil((XATTR_ENTRY_BYTES + suffixBytes + value.length) / XATTR_ENTRY_BYTES) * XATTR_ENTRY_BYTES;
+  }
+  if (bytes > XATTR_AREA_BYTES_MAX) {
+    throw imageError('SOURCE_LIMIT', { path: shown(node.path), rule: `${bytes} bytes of extended attributes` });
   }
   return bytes;
 }

@@ -47,6 +47,17 @@ test('matched files come first, by pattern, then the others; empty files have no
   );
 });
 
+test('a directory given after one of its files still covers the others', () => {
+  const order = dataOrder(tree, ['/a/two', '/a', '/b']).map((node) => node.path);
+  assert.deepEqual(order, ['/a/two', '/a/one', '/b/three', '/bx', '/last']);
+  assert.deepEqual(
+    dataOrder(tree, ['/b', '/'])
+      .map((node) => node.path)
+      .slice(0, 2),
+    ['/b/three', '/bx'],
+  );
+});
+
 test('the table names what exists, in pattern order', () => {
   const named = namedNodes(tree, ['/last', '/nothing/x', '/b', '/last/x', '/']);
   assert.deepEqual(

@@ -9,7 +9,7 @@ export type PrefetchPolicy = 'fs' | 'blob' | 'none';
 
 /** Patterns as given, one absolute path a line; what was wrong with the others is in `ignored`. */
 export function parsePatterns(text: Uint8Array): { patterns: ByteText[]; ignored: ByteText[] } {
-  const patterns: ByteText[] = [];
+  const patterns = new Map<ByteText, number>();
   const ignored: ByteText[] = [];
   for (const line of Buffer.from(text).toString('latin1').split('\n')) {
     const path = line
@@ -18,13 +18,19 @@ export function parsePatterns(text: Uint8Array): { patterns: ByteText[]; ignored
       .replace(/(.)\/$/, '$1');
     if (path === '') continue;
     if (!path.startsWith('/')) ignored.push(path);
-    else if (!patterns.some((earlier) => covers(earlier, path))) patterns.push(path);
+    else if (covering(patterns, path) === undefined) patterns.set(path, patterns.size);
   }
-  return { patterns, ignored };
+  return { patterns: [...patterns.keys()], ignored };
 }
 
-function covers(pattern: ByteText, path: ByteText): boolean {
-  return path === pattern || pattern === '/' || path.startsWith(`${pattern}/`);
+/** Number of the pattern that is the path or a directory above it; the one given first, when there are several. */
+function covering(patterns: ReadonlyMap<ByteText, number>, path: ByteText): number | undefined {
+  let best = patterns.get('/');
+  for (let end = path.length; end > 0; end = path.lastIndexOf('/', end - 1)) {
+    const index = patterns.get(path.slice(0, end));
+    if (index !== undefined && (best === undefined || index < best)) best = index;
+  }
+  return best;
 }
 
 /** Nodes that patterns name exactly, in pattern order: the prefetch table. */
@@ -44,12 +50,12 @@ function find(root: TreeNode, path: ByteText): TreeNode | null {
 export function dataOrder(tree: Tree, patterns: readonly ByteText[]): TreeNode[] {
   const files = tree.nodes.filter((node) => node.isFile && node.sizeBytes > 0);
   if (patterns.length === 0) return files;
+  const numbers = new Map(patterns.map((pattern, index) => [pattern, index]));
   const matched: TreeNode[][] = patterns.map(() => []);
   const others: TreeNode[] = [];
   for (const node of files) {
-    const path = node.path;
-    const pattern = patterns.findIndex((candidate) => covers(candidate, path));
-    (pattern < 0 ? others : matched[pattern]).push(node);
+    const pattern = covering(numbers, node.path);
+    (pattern === undefined ? others : matched[pattern]).push(node);
   }
   return [...matched.flat(), ...others];
 }
