@@ -71,7 +71,7 @@ test('setattr through a handle works on an unlinked file; a handle of another no
     guest.unlink(ROOT_ID, 'f');
     const fh = { fhLow: handle.low, fhHigh: handle.high };
     assert.equal(ok(guest.setattr(node, FATTR.SIZE | FATTR.FH, { ...fh, size: 9 })).size, 9);
-    assert.equal(ok(guest.setattr(node, FATTR.MODE | FATTR.FH, { ...fh, mode: 0o400 })).mode, 0o100400);
+    assert.equal(ok(guest.setattr(node, FATTR.MODE | FATTR.FH, { ...fh, mode: 0o600 })).mode, 0o100600);
     assert.equal(ok(guest.setattr(node, FATTR.MTIME | FATTR.FH, { ...fh, mtimeLow: 7 })).mtime, 7);
     assert.equal(ok(guest.setattr(node, FATTR.SIZE, { size: 2 })).size, 2, 'and without it too');
     assert.equal(guest.setattr(other, FATTR.SIZE | FATTR.FH, { ...fh, size: 9 }), -errno.EBADF);
