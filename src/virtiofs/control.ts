@@ -5,8 +5,11 @@
  * is woken by the port itself. Counters never travel here: they live in a SharedArrayBuffer (`stats.ts`).
  */
 import type { LogLevel } from '../common/log.ts';
-import type { BlobHandle, WantedChunk } from '../storage/types.ts';
+import type { WantedChunk } from '../storage/types.ts';
+import type { MemberSpec } from '../vfs/spec.ts';
 
+export type { CachePolicy } from '../passthrough/index.ts';
+export type { MemberSpec, PassthroughSpec, RafsSpec } from '../vfs/spec.ts';
 export type { LogLevel };
 
 /** How requests reach the device thread. */
@@ -38,30 +41,6 @@ export interface DeviceThreadData {
   logLevel: LogLevel;
   stats: SharedArrayBuffer;
 }
-
-/** Cache policy of a passthrough member, the values of virtiofsd's --cache (protocols 5.4). */
-export type CachePolicy = 'never' | 'metadata' | 'auto' | 'always';
-
-export interface PassthroughSpec {
-  kind: 'passthrough';
-  /** Host directory, absolute. */
-  source: string;
-  cache: CachePolicy;
-  readOnly: boolean;
-  xattr: boolean;
-}
-
-export interface RafsSpec {
-  kind: 'rafs';
-  /** Bootstrap opened by main; the device thread preads it and owns it (closes it at umount). */
-  bootstrapFd: number;
-  /** For messages only. */
-  bootstrapPath: string;
-  /** In blob-table order. */
-  blobs: BlobHandle[];
-}
-
-export type MemberSpec = PassthroughSpec | RafsSpec;
 
 export type ToDevice =
   /** Mount `member` at `path` ('/' or '/a/b'); answered. */

@@ -135,7 +135,7 @@ export class VirtioPort implements Port {
 
   /** Copies bytes [from, to) of the readable part to the same place of the private copy. */
   private copyIn(request: Request, to: number, from: number): void {
-    const { readAddress, readBytes, readCount } = this.walker;
+    const { readBytes, readCount } = this.walker;
     let start = 0;
     for (let i = 0; i < readCount && start < to; i++) {
       const length = readBytes[i] as number;
@@ -143,19 +143,21 @@ export class VirtioPort implements Port {
       if (end > from) {
         const skip = from > start ? from - start : 0;
         const take = Math.min(end, to) - start - skip;
-        this.fromGuest(request, (readAddress[i] as number) + skip, start + skip, take);
+        this.fromGuest(request, i, skip, start + skip, take);
       }
       start = end;
     }
   }
 
-  private fromGuest(request: Request, address: number, at: number, bytes: number): void {
+  /** Copies `bytes` of readable segment `i`, from its byte `skip` on, to byte `at` of the private copy. */
+  private fromGuest(request: Request, i: number, skip: number, at: number, bytes: number): void {
+    const addresses = this.walker.readAddress;
     if (bytes > COPY_LOOP_BYTES_MAX) {
-      copyMemory(request.memory.address + at, address, bytes);
+      copyMemory(request.memory.address + at, (addresses[i] as number) + skip, bytes);
       return;
     }
-    const window = this.memory.window(address);
-    const offset = address - window.base;
+    const window = this.memory.windowAt(addresses, i);
+    const offset = (addresses[i] as number) - window.base + skip;
     if (((offset | at | bytes) & 3) === 0) {
       const source = window.u32;
       const target = request.memory.u32;
@@ -177,18 +179,19 @@ export class VirtioPort implements Port {
       const left = total - done;
       const room = length[i] as number;
       const take = Math.min(room, left);
-      this.toGuest(request, address[i] as number, done, take);
+      this.toGuest(request, address, i, done, take);
       done += take;
     }
   }
 
-  private toGuest(request: Request, address: number, at: number, bytes: number): void {
+  /** Copies `bytes` of the reply from its byte `at` on to the start of segment `i`. */
+  private toGuest(request: Request, addresses: Float64Array, i: number, at: number, bytes: number): void {
     if (bytes > COPY_LOOP_BYTES_MAX) {
-      copyMemory(address, request.reply.address + at, bytes);
+      copyMemory(addresses[i] as number, request.reply.address + at, bytes);
       return;
     }
-    const window = this.memory.window(address);
-    const offset = address - window.base;
+    const window = this.memory.windowAt(addresses, i);
+    const offset = (addresses[i] as number) - window.base;
     if (((offset | at | bytes) & 3) === 0) {
       const source = request.reply.u32;
       const target = window.u32;

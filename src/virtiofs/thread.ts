@@ -107,6 +107,7 @@ class DeviceThread implements LoopBody {
   }
 
   beforeSleep(): boolean {
+    this.union.collect(); // members replaced by a remount whose last file was closed
     return this.virtio?.beforeSleep() ?? false;
   }
 

@@ -1,0 +1,127 @@
+/** `nydusd fuse`: the same file systems on the host, through the kernel's own FUSE client. Needs root and /dev/fuse. */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { posixSuite } from '../../src/passthrough/posix.suite.ts';
+import { assertSame, expectedTree, IMAGE_FIELDS } from '../vm/compare.ts';
+import { BLOBS, fixtureCases } from '../vm/fixture-cases.ts';
+import { hostManifest } from '../vm/manifest.ts';
+import { makeSampleTree } from '../vm/sample-tree.ts';
+import { localfsConfig, NYDUSD, Nydusd } from './nydusd.ts';
+
+const ROOT = fs.mkdtempSync(path.join(tmpdir(), 'fuse-'));
+const FILES = 10_000;
+fs.chmodSync(ROOT, 0o755); // the suite acts as other users, who have to get in
+
+/** A daemon that serves `args` on a fresh mount point. */
+async function mounted(args: string[]): Promise<{ daemon: Nydusd; mountpoint: string }> {
+  const mountpoint = fs.mkdtempSync(path.join(ROOT, 'mnt-'));
+  const daemon = await Nydusd.start((_, apisock) => [
+    'fuse',
+    '--mountpoint',
+    mountpoint,
+    '--apisock',
+    apisock,
+    ...args,
+  ]);
+  return { daemon, mountpoint };
+}
+
+function isMounted(mountpoint: string): boolean {
+  return fs.readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${mountpoint} `);
+}
+
+/** SIGTERM, and what must be true after it. */
+async function ends({ daemon, mountpoint }: { daemon: Nydusd; mountpoint: string }): Promise<void> {
+  const { ms, code } = await daemon.stop();
+  assert.equal(code, 0, daemon.output);
+  assert.ok(ms < 1000, `${ms} ms`);
+  assert.equal(isMounted(mountpoint), false, 'the mount is left behind');
+  daemon.kill();
+}
+
+after(() => {
+  for (const name of fs.readdirSync(ROOT)) {
+    if (isMounted(path.join(ROOT, name))) execFileSync('umount', ['-l', path.join(ROOT, name)]);
+  }
+  fs.rmSync(ROOT, { recursive: true, force: true });
+});
+
+for (const validate of [false, true]) {
+  test(`every v6 fixture that needs no named slot equals its tree, validation ${validate}`, async () => {
+    const served = await mounted([]);
+    try {
+      for (const fixture of fixtureCases().filter(({ slot }) => slot === null)) {
+        const cache = path.join(ROOT, `cache-${validate}`);
+        fs.mkdirSync(cache, { recursive: true });
+        const config = { ...localfsConfig(BLOBS, cache), digest_validate: validate };
+        const answer = await served.daemon.mount(`/${fixture.name}`, {
+          fs_type: 'rafs',
+          source: fixture.bootstrap,
+          config: JSON.stringify(config),
+        });
+        assert.equal(answer.status, 204, `${fixture.name}: ${answer.text}`);
+        const shown = await hostManifest(path.join(served.mountpoint, fixture.name));
+        assertSame(expectedTree(fixture.expect), shown, IMAGE_FIELDS, fixture.name);
+      }
+    } finally {
+      await ends(served);
+    }
+  });
+}
+
+for (const compressor of ['none', 'lz4_block', 'zstd']) {
+  test(`a ${FILES}-file image of our own equals its source, ${compressor}`, async () => {
+    const source = path.join(ROOT, 'source');
+    if (!fs.existsSync(source)) makeSampleTree(source, FILES);
+    const blobs = path.join(ROOT, `blobs-${compressor}`);
+    fs.mkdirSync(blobs);
+    const bootstrap = path.join(ROOT, `${compressor}.boot`);
+    const builder = path.join(path.dirname(NYDUSD), 'nydus-image');
+    execFileSync(builder, ['create', '-B', bootstrap, '-D', blobs, '--compressor', compressor, source]);
+    const served = await mounted(['--bootstrap', bootstrap, '--localfs-dir', blobs]);
+    try {
+      assertSame(await hostManifest(source), await hostManifest(served.mountpoint), IMAGE_FIELDS, compressor);
+    } finally {
+      await ends(served);
+    }
+  });
+}
+
+describe('a host directory through /dev/fuse', () => {
+  let served: { daemon: Nydusd; mountpoint: string };
+  before(async () => {
+    const share = path.join(ROOT, 'share');
+    fs.mkdirSync(share);
+    served = await mounted(['--shared-dir', share, '--writable']);
+  });
+  posixSuite('/dev/fuse', () => served.mountpoint);
+  after(() => served.daemon.kill());
+  test('nothing of the cases is left open, and SIGTERM unmounts', async () => {
+    const open = (): string[] =>
+      fs.readdirSync(`/proc/${served.daemon.pid}/fd`).filter((fd) => {
+        try {
+          return fs.readlinkSync(`/proc/${served.daemon.pid}/fd/${fd}`).includes('case-');
+        } catch {
+          return false;
+        }
+      });
+    for (let i = 0; i < 100 && open().length > 0; i++) await sleep(20); // FORGETs come a little later
+    assert.deepEqual(open(), []);
+    await ends(served);
+  });
+});
+
+test('SIGTERM unmounts although a file is open there', async () => {
+  const share = path.join(ROOT, 'share2');
+  fs.mkdirSync(share);
+  fs.writeFileSync(path.join(share, 'f'), 'x');
+  const served = await mounted(['--shared-dir', share]);
+  const fd = fs.openSync(path.join(served.mountpoint, 'f'), 'r');
+  await ends(served);
+  fs.closeSync(fd);
+});
