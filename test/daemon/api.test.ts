@@ -1,0 +1,336 @@
+/** The HTTP server of the built daemon: connections as clients really use them, every route, every error text. */
+import assert from 'node:assert/strict';
+import { mkdirSync } from 'node:fs';
+import type { Socket } from 'node:net';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { FIXTURES, localfsConfig, Nydusd } from './nydusd.ts';
+
+let daemon: Nydusd;
+const RAFS = '/rafs/c1/lowerdir';
+
+before(async () => {
+  daemon = await Nydusd.start();
+  const share = join(daemon.dir, 'shared');
+  mkdirSync(share);
+  assert.equal(
+    (await daemon.mount('/containers', { fs_type: 'passthrough_fs', source: share, config: '' })).status,
+    204,
+  );
+  const source = join(FIXTURES, 'images/boot/v6-zstd-blake3-4k.boot');
+  const config = JSON.stringify(localfsConfig(join(FIXTURES, 'images/blobs'), join(daemon.dir, 'cache')));
+  assert.equal((await daemon.mount(RAFS, { fs_type: 'rafs', source, config })).status, 204);
+});
+after(() => daemon.kill());
+
+/** Everything a connection receives until `enough`, or until it ends. */
+function receive(socket: Socket, enough: (text: string) => boolean): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let text = '';
+    const timer = setTimeout(() => reject(new Error(`no answer, only ${JSON.stringify(text)}`)), 10_000);
+    const done = () => {
+      clearTimeout(timer);
+      socket.removeAllListeners('data');
+      resolve(text);
+    };
+    socket.on('data', (part) => {
+      text += part.toString('latin1');
+      if (enough(text)) done();
+    });
+    socket.once('end', done);
+    socket.once('error', reject);
+  });
+}
+
+const GET = 'GET /api/v1/daemon HTTP/1.1\r\nHost: unix\r\n\r\n';
+const complete = (text: string) => /\r\n\r\n\{.*\}$/s.test(text);
+
+describe('connections', () => {
+  test('an answer has the headers of nydusd and no keep-alive limit', async () => {
+    const answer = await daemon.get('/api/v1/daemon');
+    assert.equal(answer.headers['server'], 'Nydus API');
+    assert.equal(answer.headers['content-type'], 'application/json');
+    assert.equal(answer.headers['keep-alive'], undefined);
+  });
+
+  test('one connection serves request after request, also pipelined and byte by byte', async () => {
+    const socket = await daemon.connectApi();
+    for (let i = 0; i < 3; i++) {
+      socket.write(GET);
+      assert.match(await receive(socket, complete), /^HTTP\/1\.1 200 OK\r\n/);
+    }
+    socket.write(GET + GET);
+    await receive(socket, (text) => text.split('"RUNNING"').length === 3);
+    const answer = receive(socket, complete);
+    for (const byte of GET) {
+      socket.write(byte);
+      await sleep(1);
+    }
+    await answer;
+    socket.destroy();
+  });
+
+  test('a client that has shut down its sending side gets its answer', async () => {
+    const socket = await daemon.connectApi();
+    socket.end(GET);
+    assert.match(await receive(socket, () => false), /"state":"RUNNING"/);
+  });
+
+  test('a client that shuts down without a word is closed, the others stay', async () => {
+    const idle = await daemon.connectApi();
+    const leaving = await daemon.connectApi();
+    leaving.end();
+    assert.equal(await receive(leaving, () => false), '');
+    idle.write(GET);
+    assert.match(await receive(idle, complete), /RUNNING/);
+    idle.destroy();
+  });
+
+  test('an idle connection outlives every default time-out of Node', { timeout: 30_000 }, async () => {
+    const silent = await daemon.connectApi();
+    const afterRequest = await daemon.connectApi();
+    afterRequest.write(GET);
+    await receive(afterRequest, complete);
+    const headersHalf = await daemon.connectApi();
+    headersHalf.write('GET /api/v1/daemon HT');
+    // keepAliveTimeout is 5 s by default.
+    await sleep(7000);
+    for (const [socket, rest] of [
+      [silent, GET],
+      [afterRequest, GET],
+      [headersHalf, 'TP/1.1\r\n\r\n'],
+    ] as const) {
+      socket.write(rest);
+      assert.match(await receive(socket, complete), /RUNNING/);
+      socket.destroy();
+    }
+  });
+
+  test('absolute targets, lower-case headers, odd and missing hosts, HTTP/1.0', async () => {
+    for (const head of [
+      'GET http://unix/api/v1/daemon HTTP/1.1\r\nhost: 2f72756e2f6b617461\r\n\r\n',
+      'GET /api/v1/daemon HTTP/1.1\r\nuser-agent: x\r\n\r\n',
+      'GET /api/v1/daemon HTTP/1.0\r\n\r\n',
+      'GET /api/v1/daemon?unused=1 HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n',
+    ]) {
+      const socket = await daemon.connectApi();
+      socket.write(head);
+      assert.match(await receive(socket, complete), /^HTTP\/1\.1 200 OK\r\n.*RUNNING/s);
+      socket.destroy();
+    }
+  });
+
+  test('what is no HTTP is refused in JSON', async () => {
+    const socket = await daemon.connectApi();
+    socket.write('\x16\x03\x01 not http\r\n\r\n');
+    assert.match(await receive(socket, () => false), /^HTTP\/1\.1 400 Bad Request\r\n.*"code":"UNDEFINED"/s);
+  });
+
+  test('a chunked body', async () => {
+    const socket = await daemon.connectApi();
+    const body = JSON.stringify({ log_level: 'Info' });
+    socket.write('PUT /api/v1/daemon HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n');
+    for (const piece of [body.slice(0, 5), body.slice(5)]) socket.write(`${piece.length.toString(16)}\r\n${piece}\r\n`);
+    socket.write('0\r\n\r\n');
+    assert.match(await receive(socket, (text) => text.includes('\r\n\r\n')), /^HTTP\/1\.1 204 /);
+    socket.destroy();
+  });
+
+  test('bodies beyond 8 MiB, announced and not', async () => {
+    const announced = await daemon.connectApi();
+    announced.write('POST /api/v1/mount?mountpoint=/x HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n{');
+    assert.match(await receive(announced, complete), /^HTTP\/1\.1 413 .*connection: close/is);
+    const chunked = await daemon.connectApi();
+    chunked.on('error', () => {});
+    chunked.write('POST /api/v1/mount?mountpoint=/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n');
+    const piece = `100000\r\n${'x'.repeat(1 << 20)}\r\n`;
+    const answer = receive(chunked, complete);
+    for (let i = 0; i < 9; i++) chunked.write(piece);
+    assert.match(await answer, /^HTTP\/1\.1 413 /);
+    announced.destroy();
+    chunked.destroy();
+    assert.equal((await daemon.get('/api/v1/daemon')).status, 200);
+  });
+
+  test('a client that dies in the middle of a body leaves nothing behind', async () => {
+    const socket = await daemon.connectApi();
+    socket.write('POST /api/v1/mount?mountpoint=/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"source');
+    await sleep(50);
+    socket.destroy();
+    assert.ok(!('/x' in (await daemon.info()).backend_collection));
+  });
+});
+
+describe('routes that fail', () => {
+  const rafs = JSON.stringify({ fs_type: 'rafs', source: '/nowhere/boot', config: '{}' });
+  const share = JSON.stringify({ fs_type: 'passthrough', source: '/nowhere', config: '' });
+  const rows: [string, string, string | undefined, number, RegExp][] = [
+    ['GET', '/api/v1/nothing', undefined, 404, /^NoRoute$/],
+    ['GET', '/api/v1/daemon/', undefined, 404, /^NoRoute$/],
+    ['GET', '/__proto__', undefined, 404, /^NoRoute$/],
+    ['GET', '//api/v1/daemon', undefined, 404, /^NoRoute$/],
+    ['DELETE', '/api/v1/daemon', undefined, 400, /^BadRequest$/],
+    ['PATCH', '/api/v1/mount?mountpoint=/x', rafs, 400, /^BadRequest$/],
+    ['GET', '/api/v1/daemon', '{}', 400, /^BadRequest$/],
+    ['POST', '/api/v1/mount?mountpoint=/x', undefined, 400, /^BadRequest$/],
+    ['DELETE', '/api/v1/mount?mountpoint=/x', '{}', 400, /^BadRequest$/],
+    ['POST', '/api/v1/mount', rafs, 400, /^QueryString\("'mountpoint' should be specified in query string"\)$/],
+    ['DELETE', '/api/v1/mount', undefined, 400, /^QueryString/],
+    ['POST', '/api/v1/mount?mountpoint=/x', '[]', 400, /^ParseBody\(Error\("expected an object"/],
+    ['POST', '/api/v1/mount?mountpoint=/x', '{"source":1,"config":""}', 400, /invalid type of `source`/],
+    ['POST', '/api/v1/mount?mountpoint=/x', '{"source":"/a"}', 400, /missing field `config`/],
+    ['POST', '/api/v1/mount?mountpoint=/x', share.replace('}', ',"prefetch_files":[1]}'), 400, /`prefetch_files`/],
+    [
+      'POST',
+      '/api/v1/mount?mountpoint=/x',
+      share.replace('}', ',"prefetch_files":["a"]}'),
+      500,
+      /invalid prefetch file list/,
+    ],
+    [
+      'POST',
+      '/api/v1/mount?mountpoint=/x',
+      rafs,
+      500,
+      /^Mount\(MountFilesystem\(Other\("MOUNT_FAILED: cannot mount \/nowhere\/boot at \/x: .*device.*/,
+    ],
+    ['POST', '/api/v1/mount?mountpoint=/x', share, 500, /cannot mount \/nowhere at \/x: ENOENT/],
+    ['POST', '/api/v1/mount?mountpoint=relative', share, 500, /must start with \//],
+    ['POST', '/api/v1/mount?mountpoint=/a/../b', share, 500, /contains \.\./],
+    [
+      'PUT',
+      '/api/v1/mount?mountpoint=/nothing-there',
+      rafs,
+      500,
+      /^Mount\(MountFilesystem\(Other\("object or filesystem doesn't exist"\)\)\)$/,
+    ],
+    ['PUT', '/api/v1/mount?mountpoint=/containers', rafs, 500, /filesystem type mismatch, expect RAFS/],
+    ['PUT', '/api/v1/daemon', '{"log_level":"loud"}', 500, /^Configure\(ResponsePayloadType\)$/],
+    ['PUT', '/api/v1/daemon', '{}', 400, /^BadRequest$/],
+    ['PUT', '/api/v1/daemon/start', undefined, 400, /^Configure\(DaemonAbnormal\(UnexpectedEvent\("Start"\)\)\)$/],
+    [
+      'PUT',
+      '/api/v1/daemon/fuse/takeover',
+      undefined,
+      400,
+      /^Upgrade\(DaemonAbnormal\(UnexpectedEvent\("Takeover"\)\)\)$/,
+    ],
+    ['PUT', '/api/v1/daemon/fuse/sendfd', undefined, 501, /Unsupported/],
+    ['GET', '/api/v2/blobs?domain_id=x', undefined, 501, /Unsupported/],
+    ['PUT', '/api/v2/blobs', '{}', 501, /Unsupported/],
+    ['GET', '/api/v1/metrics?id=/nothing', undefined, 404, /^GlobalMetrics\(Metrics\(Stats\(NoCounter\)\)\)$/],
+    ['GET', '/api/v1/metrics', undefined, 404, /NoCounter/],
+    [
+      'GET',
+      '/api/v1/metrics/blobcache?id=/containers',
+      undefined,
+      404,
+      /^BlobcacheMetrics\(Metrics\(Stats\(NoCounter\)\)\)$/,
+    ],
+    ['GET', '/api/v1/daemon/backend?mountpoint=/containers', undefined, 500, /RAFS/],
+    ['PUT', '/api/v1/config', '{"colour":"red"}', 500, /CONFIG_KEY: unknown configuration key \\"colour\\"/],
+  ];
+  for (const [method, path, body, status, message] of rows) {
+    test(`${method} ${path} ${body ?? ''}: ${status}`, async () => {
+      const answer = await daemon.request(method, path, body);
+      assert.equal(answer.status, status, answer.text);
+      const error = JSON.parse(answer.text) as { code: string; message: string };
+      assert.equal(error.code, 'UNDEFINED');
+      assert.match(error.message, message);
+      assert.deepEqual(
+        Object.keys((await daemon.info()).backend_collection),
+        ['/containers', RAFS],
+        'the mount table changed',
+      );
+    });
+  }
+});
+
+describe('routes that work', () => {
+  const json = async (path: string) => {
+    const answer = await daemon.get(path);
+    assert.equal(answer.status, 200, answer.text);
+    return JSON.parse(answer.text);
+  };
+
+  test('v2 daemon has no mounts', async () => assert.equal((await json('/api/v2/daemon')).backend_collection, null));
+
+  test('passthrough shows no configuration, an image one without secrets', async () => {
+    const { backend_collection: all } = await json('/api/v1/daemon');
+    assert.equal(all['/containers'].config, null);
+    assert.equal(all['/containers'].backend_type, 'PassthroughFs');
+    assert.equal(all[RAFS].config.id, '/17');
+    assert.equal(all[RAFS].config.backend.registry, null);
+    assert.equal(all[RAFS].config.rafs.enable_xattr, true);
+  });
+
+  test('superblock of an image', async () => {
+    const superblock = await json(`/api/v1/daemon/backend?mountpoint=${RAFS}`);
+    assert.equal(superblock.chunk_size, 4096);
+    assert.ok(superblock.inodes_count > 10);
+  });
+
+  test('metrics by mount point, with and without slash, and by the id of the configuration', async () => {
+    for (const id of [RAFS, RAFS.slice(1), '/17', '17']) {
+      const cache = await json(`/api/v1/metrics/blobcache?id=${id}`);
+      assert.match(cache.underlying_files[0], /^[0-9a-f]{64}\.blob\.data$/, id);
+      assert.equal(cache.store_path, join(daemon.dir, 'cache'));
+    }
+    // One image only: no id needed.
+    assert.equal((await json('/api/v1/metrics/backend')).backend_type, 'localfs');
+    const metrics = await json('/api/v1/metrics?id=/containers');
+    assert.deepEqual([metrics.fop_hits.length, metrics.block_count_read.length], [15, 8]);
+    assert.deepEqual(await json('/api/v1/metrics/files?id=/containers'), {});
+    assert.deepEqual(await json('/api/v1/metrics/pattern?id=/containers'), []);
+    assert.equal((await daemon.get('/api/v1/metrics/inflight')).status, 204);
+  });
+
+  test('events are the errors logged', async () => {
+    const events = await json('/api/v1/daemon/events');
+    assert.equal(events.max_errors, 500);
+    assert.ok(Array.isArray(events.errors));
+  });
+
+  test('the log level changes while running', async () => {
+    const set = (level: string) => daemon.request('PUT', '/api/v1/daemon', JSON.stringify({ log_level: level }));
+    assert.equal((await set('DEBUG')).status, 204);
+    const from = daemon.output.length;
+    await daemon.get('/api/v1/daemon');
+    await sleep(50);
+    assert.match(daemon.output.slice(from), /DEBUG API: GET \/api\/v1\/daemon answered 200/);
+    assert.equal((await set('info')).status, 204);
+  });
+
+  test('settings: none for a directory of blobs', async () => {
+    assert.deepEqual(await json('/api/v1/config'), {});
+    assert.equal(
+      (await daemon.request('PUT', '/api/v1/config?id=/17', '{"registry_auth":"dXNlcjpwYXNz"}')).status,
+      204,
+    );
+  });
+
+  test('an image is swapped in place', async () => {
+    const source = join(FIXTURES, 'images/boot/v6-none-sha256-4k.boot');
+    const config = JSON.stringify(localfsConfig(join(FIXTURES, 'images/blobs'), join(daemon.dir, 'cache')));
+    const before = await json(`/api/v1/daemon/backend?mountpoint=${RAFS}`);
+    const answer = await daemon.request(
+      'PUT',
+      `/api/v1/mount?mountpoint=${RAFS}`,
+      JSON.stringify({ fs_type: 'rafs', source, config }),
+    );
+    assert.equal(answer.status, 204, answer.text);
+    const now = await json(`/api/v1/daemon/backend?mountpoint=${RAFS}`);
+    assert.notDeepEqual(now, before);
+  });
+});
+
+test('PUT exit answers, then ends the daemon', async () => {
+  const other = await Nydusd.start();
+  try {
+    assert.equal((await other.request('PUT', '/api/v1/daemon/exit')).status, 204);
+    assert.deepEqual(await other.ended, { code: 0, signal: null });
+  } finally {
+    other.kill();
+  }
+});
