@@ -150,16 +150,18 @@ export class Blob {
 
   private plan(meta: BlobMeta, wanted: readonly PlannedChunk[]): FetchRange[] {
     const offsets = wanted.map(({ info }) => info.compressedOffset);
+    const digests = this.pending.digestsOf(wanted[0].index);
+    // A dictionary blob has chunks this image never names: nothing could vouch for them, so they are not read ahead.
+    const isUnverifiable = (index: number) => this.options.validate && digests(index) === null;
     const plan = planFetch({
       wanted,
       chunkCount: this.info.chunkCount,
       infoOf: (index) => meta.chunk(index),
-      isMissing: (index) => !this.files.map.isReady(index) && !this.pending.has(index),
+      isMissing: (index) => !this.files.map.isReady(index) && !this.pending.has(index) && !isUnverifiable(index),
       windowBytes: this.options.amplifyIoBytes,
       budgetBytes: this.speculation.budget(offsets, Date.now()),
     });
     this.speculation.charge(plan.charges, Date.now());
-    const digests = this.pending.digestsOf(wanted[0].index);
     for (const { index } of plan.extras) void this.pending.add(index, false, digests);
     return plan.ranges;
   }
