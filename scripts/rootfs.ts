@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { run } from '../test/vm/debian.ts';
+import { run, withPackageLists } from '../test/vm/debian.ts';
 
 /** What a small service image holds: an interpreter with its libraries, tools, and much that is never read. */
 const PACKAGES = ['base-files', 'bash', 'dash', 'coreutils', 'python3', 'perl', 'git'];
@@ -20,10 +20,7 @@ export function makeRootfs(cacheDir: string): string {
   const scratch = mkdtempSync(join(tmpdir(), 'nydus-rootfs-'));
   const partial = `${rootfs}.${process.pid}.partial`;
   try {
-    const names = run('apt-cache', [...DEPENDS, ...PACKAGES])
-      .split('\n')
-      .filter((line) => /^[a-z0-9]/.test(line));
-    run('apt-get', ['download', '-q', '-o', 'APT::Sandbox::User=root', ...new Set(names)], scratch);
+    withPackageLists(() => download(scratch));
     // base-files first: where /bin and /lib are links into /usr, it is the package that brings the links.
     const archives = readdirSync(scratch).filter((name) => name.endsWith('.deb'));
     archives.sort((a, b) => Number(b.startsWith('base-files_')) - Number(a.startsWith('base-files_')));
@@ -35,6 +32,13 @@ export function makeRootfs(cacheDir: string): string {
     rmSync(partial, { recursive: true, force: true });
   }
   return rootfs;
+}
+
+/** Fetches the packages and all they depend on; names apt prints indented or in brackets are reasons, not packages. */
+function download(folder: string): void {
+  const lines = run('apt-cache', [...DEPENDS, ...PACKAGES]).split('\n');
+  const names = new Set(lines.filter((line) => /^[a-z0-9]/.test(line)));
+  run('apt-get', ['download', '-q', '-o', 'APT::Sandbox::User=root', ...names], folder);
 }
 
 /** Packages compile their Python files when they are installed; ours are not, so it is done here. */

@@ -9,7 +9,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { explain } from '../../src/common/app-error.ts';
-import { dependencies, unpackedPackage } from './debian.ts';
+import { dependencies, unpackedPackage, withPackageLists } from './debian.ts';
 import { vmError } from './errors.ts';
 
 export type GuestKind = 'qemu' | 'uml';
@@ -108,11 +108,8 @@ function onlyFolder(parent: string): string {
 
 function cloudKernel(): KernelAssets {
   const unpacked = join(CACHE_DIR, 'kernel');
-  const have = existsSync(unpacked) ? readdirSync(unpacked)[0] : undefined;
-  const name = have ?? dependencies(KERNEL_PACKAGE).find((candidate) => candidate.startsWith('linux-image-'));
-  if (name === undefined) {
-    throw vmError('VM_PART_MISSING', { part: KERNEL_PACKAGE, hint: 'apt does not know it: apt-get update' });
-  }
+  const have = existsSync(unpacked) ? readdirSync(unpacked).find((name) => !name.endsWith('.partial')) : undefined;
+  const name = have ?? withPackageLists(kernelPackage);
   const folder = unpackedPackage(name, unpacked);
   const version = name.slice('linux-image-'.length);
   const kernel = join(folder, 'boot', `vmlinuz-${version}`);
@@ -121,6 +118,13 @@ function cloudKernel(): KernelAssets {
     throw vmError('VM_PART_MISSING', { part: `${kernel} and its modules`, hint: `remove ${folder} and try again` });
   }
   return { kernel, modules };
+}
+
+/** The versioned package the cloud kernel's name stands for now. @throws VM_PART_MISSING */
+function kernelPackage(): string {
+  const name = dependencies(KERNEL_PACKAGE).find((candidate) => candidate.startsWith('linux-image-'));
+  if (name !== undefined) return name;
+  throw vmError('VM_PART_MISSING', { part: KERNEL_PACKAGE, hint: 'apt does not know it: apt-get update' });
 }
 
 /** KVM only after a kernel really ran on it: nested KVM may open, answer, and then never execute anything. */

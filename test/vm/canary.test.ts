@@ -1,6 +1,5 @@
 /**
  * The harness must be able to fail: every way a guest or its contents can be wrong is planted here and has to be seen.
- * Needs no daemon.
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -12,9 +11,12 @@ import { fileURLToPath } from 'node:url';
 import { codeOf } from '../../src/common/app-error.ts';
 import { GUEST_KINDS, skipUnless } from './assets.ts';
 import { assertSame, type Field } from './compare.ts';
+import { rafsConfig, withDaemon } from './daemon.ts';
 import { guestTest, runGuest } from './guest.ts';
-import { script } from './in-guest.ts';
+import { buildImage } from './image.ts';
+import { MOUNT_SHARE, script } from './in-guest.ts';
 import { guestManifest, hostManifest } from './manifest.ts';
+import { makeSampleTree, sampleBytes } from './sample-tree.ts';
 
 const FIELDS: readonly Field[] = ['type', 'size', 'sha256'];
 const scratch = mkdtempSync(join(tmpdir(), 'nydus-canary-'));
@@ -49,6 +51,46 @@ guestTest('a wrong byte and a missing file are found, an equal tree passes', GUE
   assert.throws(() => assertSame(expected, guestManifest(data, 'wrong'), FIELDS, 'wrong'), /\/bytes: sha256 is/);
   assert.throws(() => assertSame(expected, guestManifest(data, 'missing'), FIELDS, 'missing'), /\/sub\/gone: missing/);
 });
+
+guestTest(
+  'a wrong byte in the cache and a file gone from the share are found through the device',
+  ['uml'],
+  async (kind) => {
+    const source = join(scratch, 'source');
+    makeSampleTree(source, 20);
+    const expected = await hostManifest(source);
+    const image = buildImage(source, join(scratch, 'image'), 'lz4_block');
+    const cache = join(scratch, 'cache');
+    await withDaemon(async (daemon) => {
+      await daemon.mountShare('/containers', source);
+      const config = rafsConfig({ type: 'localfs', dir: image.blobDir }, cache, false);
+      await daemon.mountImage('/rafs/app/lowerdir', image.bootstrap, config);
+      const lists = { name: 'lists', run: 'manifest image /share/rafs/app/lowerdir; manifest share /share/containers' };
+      const listed = async (): Promise<ReadonlyMap<string, Buffer>> =>
+        (await runGuest({ kind, socket: daemon.sock, script: script(MOUNT_SHARE, lists) })).data;
+      const before = await listed();
+      assertSame(expected, guestManifest(before, 'image'), FIELDS, 'image as built');
+      assertSame(expected, guestManifest(before, 'share'), FIELDS, 'share as made');
+      flipByteOf(sampleBytes(4097, 4097), cache);
+      rmSync(join(source, 'many/0/file-7'));
+      const planted = await listed();
+      const image2 = (): void => assertSame(expected, guestManifest(planted, 'image'), FIELDS, 'image');
+      assert.throws(image2, /1 differences in .*\n\/contents\/size-4097: sha256 is/);
+      const share2 = (): void => assertSame(expected, guestManifest(planted, 'share'), FIELDS, 'share');
+      assert.throws(share2, /1 differences in .*\n\/many\/0\/file-7: missing/);
+    });
+  },
+);
+
+/** Changes one byte of `content` in the cache's data file. */
+function flipByteOf(content: Buffer, cache: string): void {
+  const path = join(cache, readdirSync(cache).find((name) => name.endsWith('.blob.data')) ?? assert.fail('no cache'));
+  const bytes = readFileSync(path);
+  const at = bytes.indexOf(content);
+  assert.ok(at >= 0, 'the content is in the cache');
+  bytes[at + 100]! ^= 1;
+  writeFileSync(path, bytes);
+}
 
 guestTest('a panic fails the run', GUEST_KINDS, async (kind) => {
   const crash = script({ name: 'panic', run: 'echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 30' });

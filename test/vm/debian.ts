@@ -21,6 +21,17 @@ export function run(program: string, args: readonly string[], cwd?: string): str
   throw vmError('VM_COMMAND', { command: [program, ...args].join(' '), status: done.status, output });
 }
 
+/** Runs `ask`; when apt cannot answer because its lists are missing or old, and we may, renews them and asks again. */
+export function withPackageLists<T>(ask: () => T): T {
+  try {
+    return ask();
+  } catch (error) {
+    if (process.getuid?.() !== 0) throw error;
+    run('apt-get', ['update', '-q']);
+    return ask();
+  }
+}
+
 /** Packages `name` depends on, alternatives and virtual packages left out. */
 export function dependencies(name: string): string[] {
   return [...run('apt-cache', ['depends', '--important', name]).matchAll(/^ {2}(?:Pre)?Depends: ([^<\s]+)$/gm)].map(
@@ -38,7 +49,7 @@ export function unpackedPackage(name: string, cacheDir: string): string {
   mkdirSync(cacheDir, { recursive: true });
   const scratch = mkdtempSync(join(tmpdir(), 'nydus-deb-'));
   try {
-    run('apt-get', ['download', '-q', '-o', 'APT::Sandbox::User=root', name], scratch);
+    withPackageLists(() => run('apt-get', ['download', '-q', '-o', 'APT::Sandbox::User=root', name], scratch));
     const archive = readdirSync(scratch).find((entry) => entry.endsWith('.deb'));
     if (archive === undefined) throw vmError('VM_PART_MISSING', { part: name, hint: 'apt-get download left no file' });
     const partial = `${folder}.${process.pid}.partial`;

@@ -7,7 +7,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { after, test } from 'node:test';
 import { skipUnless } from './assets.ts';
 import { assertSame, expectedTree, IMAGE_FIELDS, SHARE_FIELDS } from './compare.ts';
 import { type Daemon, rafsConfig, withDaemon } from './daemon.ts';
@@ -21,12 +21,17 @@ const COMPRESSORS: readonly Compressor[] = ['none', 'lz4_block', 'zstd'];
 
 const scratch = mkdtempSync(join(tmpdir(), 'nydus-host-'));
 const source = join(scratch, 'source');
-let expected: Manifest;
+let made: Promise<Manifest> | null = null;
 
-before(async () => {
-  makeSampleTree(source, FILES);
-  expected = await hostManifest(source);
-});
+/** Makes the source tree when the first test needs it, and lists it. */
+function prepared(): Promise<Manifest> {
+  made ??= (async () => {
+    makeSampleTree(source, FILES);
+    return await hostManifest(source);
+  })();
+  return made;
+}
+
 after(() => rmSync(scratch, { recursive: true, force: true }));
 
 function hostTest(name: string, body: () => Promise<void>): void {
@@ -46,6 +51,7 @@ async function withFuse(body: (daemon: Daemon) => Promise<void>, folder: string)
 
 for (const compressor of COMPRESSORS) {
   hostTest(`a 10,000-file image (${compressor}) equals its source over /dev/fuse and through EROFS`, async () => {
+    const expected = await prepared();
     const image = buildImage(source, join(scratch, compressor), compressor);
     const blobs = await BlobServer.start(image.blobDir);
     const cache = join(scratch, `cache-${compressor}`);
@@ -102,6 +108,7 @@ hostTest('v6 images of the fixtures equal their trees over /dev/fuse', async () 
 });
 
 hostTest('a host directory equals itself over /dev/fuse', async () => {
+  const expected = await prepared();
   const folder = join(scratch, 'fuse-share');
   await withFuse(async (daemon) => {
     await daemon.mountShare('/share', source);

@@ -7,7 +7,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before } from 'node:test';
+import { after } from 'node:test';
 import { GUEST_KINDS } from './assets.ts';
 import { assertSame, IMAGE_FIELDS, SHARE_FIELDS } from './compare.ts';
 import { type Daemon, rafsConfig, withDaemon } from './daemon.ts';
@@ -23,20 +23,30 @@ const CASE_TIMEOUT_MS = 180_000;
 
 const scratch = mkdtempSync(join(tmpdir(), 'nydus-mount-'));
 const source = join(scratch, 'source');
-let image: Image;
-let expected: Manifest;
 
-before(async () => {
-  makeSampleTree(source, FILES);
-  expected = await hostManifest(source);
-  image = buildImage(source, join(scratch, 'image'), 'zstd');
-});
+interface Prepared {
+  image: Image;
+  expected: Manifest;
+}
+
+let made: Promise<Prepared> | null = null;
+
+/** The image all tests here share; made by the first that is not skipped. */
+function prepared(): Promise<Prepared> {
+  made ??= (async () => {
+    makeSampleTree(source, FILES);
+    return { expected: await hostManifest(source), image: buildImage(source, join(scratch, 'image'), 'zstd') };
+  })();
+  return made;
+}
+
 after(() => rmSync(scratch, { recursive: true, force: true }));
 
 guestTest(
   'a 10,000-file image over HTTP and a host directory equal their sources',
   GUEST_KINDS,
   async (kind, context) => {
+    const { image, expected } = await prepared();
     const share = join(scratch, `share-${kind}`);
     makeSampleTree(share, 200);
     const expectedShare = await hostManifest(share);
@@ -76,6 +86,8 @@ guestTest(
 );
 
 guestTest('mounts, umounts and bind mounts on the host appear in a running guest', GUEST_KINDS, async (kind) => {
+  const { image, expected } = await prepared();
+  const sameSize = sameSum(expected);
   const share = join(scratch, `bound-${kind}`);
   const bound = join(scratch, `bind-source-${kind}`);
   for (const folder of [share, bound, join(share, 'volume')]) mkdirSync(folder);
@@ -103,9 +115,9 @@ guestTest('mounts, umounts and bind mounts on the host appear in a running guest
           name: 'nothing yet',
           run: '[ ! -e /share/rafs/late/lowerdir/contents ]; [ ! -e /share/containers/volume/inside ]',
         },
-        { name: 'mount', run: `ask mount; sleep 1.1; ${sameSize('late')}` },
+        { name: 'mount', run: `ask mount; sleep 1.1; ${sameSize}` },
         { name: 'umount', run: 'ask umount; sleep 1.1; [ ! -e /share/rafs/late/lowerdir/contents ]' },
-        { name: 'again', run: `ask mount; sleep 1.1; ${sameSize('late')}` },
+        { name: 'again', run: `ask mount; sleep 1.1; ${sameSize}` },
         {
           name: 'bind',
           run: 'ask bind; sleep 1.1; same "seen through a bind mount" "$(cat /share/containers/volume/inside)"',
@@ -134,7 +146,8 @@ same 3000006 "$(stat -c %s /share/containers/from-guest)"
 touch /share/containers/owned
 chown 4321:4321 /share/containers/owned`;
 
-function sameSize(name: string): string {
-  const sum = expected?.get('/contents/size-2500000')?.sha256;
-  return `same "${sum}" "$(sha256sum </share/rafs/${name}/lowerdir/contents/size-2500000 | cut -c1-64)"`;
+/** Compares one file of several chunks with the list. */
+function sameSum(expected: Manifest): string {
+  const name = '/contents/size-2500000';
+  return `same "${expected.get(name)!.sha256}" "$(sha256sum </share/rafs/late/lowerdir${name} | cut -c1-64)"`;
 }

@@ -17,7 +17,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before } from 'node:test';
+import { after } from 'node:test';
 import { GUEST_KINDS } from './assets.ts';
 import { rafsConfig, withDaemon } from './daemon.ts';
 import { guestTest, runGuest } from './guest.ts';
@@ -27,10 +27,9 @@ import { hostManifest } from './manifest.ts';
 import { sampleBytes } from './sample-tree.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'nydus-overlay-'));
-let image: Image;
-
-before(() => {
-  const source = join(scratch, 'source');
+/** A small root file system with things to change, replace and delete. */
+function makeImage(workDir: string): Image {
+  const source = join(workDir, 'source');
   mkdirSync(join(source, 'etc/conf.d'), { recursive: true });
   mkdirSync(join(source, 'usr/share/doc'), { recursive: true });
   writeFileSync(join(source, 'etc/hosts'), '127.0.0.1 localhost\n');
@@ -39,8 +38,9 @@ before(() => {
   }
   writeFileSync(join(source, 'usr/big'), sampleBytes(1, 3_000_000));
   symlinkSync('../etc/hosts', join(source, 'usr/hosts'));
-  image = buildImage(source, join(scratch, 'image'), 'lz4_block');
-});
+  return buildImage(source, join(workDir, 'image'), 'lz4_block');
+}
+
 after(() => rmSync(scratch, { recursive: true, force: true }));
 
 /** Options and their order as sent by Kata. */
@@ -115,6 +115,7 @@ const CASES: readonly GuestCase[] = [
 
 guestTest('a container root works on image and shared directory', GUEST_KINDS, async (kind) => {
   const share = join(scratch, `share-${kind}`);
+  const image = makeImage(join(scratch, kind));
   const snapshot = join(scratch, `snapshot-${kind}`);
   for (const folder of ['fs', 'work']) mkdirSync(join(snapshot, folder), { recursive: true });
   for (const folder of ['rootfs', 'snapshotdir']) mkdirSync(join(share, 'app', folder), { recursive: true });

@@ -44,7 +44,8 @@ export function makeSampleTree(root: string, files: number): void {
   }
   const wide = join(root, 'wide');
   mkdirSync(wide);
-  for (let index = 0; index < WIDE_DIRECTORY_FILES; index++) writeFileSync(join(wide, `entry-${index}`), '');
+  for (let index = 0; index < Math.min(WIDE_DIRECTORY_FILES, 5 * files); index++)
+    writeFileSync(join(wide, `entry-${index}`), '');
   makeContents(join(root, 'contents'));
   makeNames(join(root, 'names'));
   makeSpecials(join(root, 'specials'));
