@@ -6,6 +6,7 @@
 import type { AsyncIo } from '../fuse/request.ts';
 import { fill, IOVECS, lastFilledBytes, type Segments } from '../fuse/segments.ts';
 import { errno } from '../sys/errno.ts';
+import { close, dupCloexec } from '../sys/io.ts';
 import { Uring, uringRefusal } from '../sys/uring.ts';
 import { drain, POLL, pollOne } from '../sys/wait.ts';
 import type { FromDevice } from './control.ts';
@@ -13,6 +14,8 @@ import type { FromDevice } from './control.ts';
 export class DeviceIo implements AsyncIo {
   private ring: Uring | null = null;
   private refused = false;
+  /** Descriptors main works on, by ticket. */
+  private readonly lent = new Map<number, number>();
 
   /**
    * @param eventFd signalled by the kernel when something is done; the loop then calls `reap`
@@ -41,13 +44,28 @@ export class DeviceIo implements AsyncIo {
   fsync(fd: number, dataOnly: boolean, ticket: number): number {
     const ring = this.uring();
     if (ring !== null && ring.fsync(fd, dataOnly, ticket) === 0) return 0;
-    this.post({ type: 'io', ticket, op: dataOnly ? 'fdatasync' : 'fsync', fd });
-    return 0;
+    return this.byMain(dataOnly ? 'fdatasync' : 'fsync', fd, ticket);
   }
 
   syncfs(fd: number, ticket: number): number {
-    this.post({ type: 'io', ticket, op: 'syncfs', fd });
+    return this.byMain('syncfs', fd, ticket);
+  }
+
+  /** Main gets a descriptor of its own: the guest may close the file, and another take its number, before main runs. */
+  private byMain(op: 'fsync' | 'fdatasync' | 'syncfs', fd: number, ticket: number): number {
+    const own = dupCloexec(fd);
+    if (own < 0) return own;
+    this.lent.set(ticket, own);
+    this.post({ type: 'io', ticket, op, fd: own });
     return 0;
+  }
+
+  /** Main is done with `ticket`. */
+  byMainDone(ticket: number): void {
+    const own = this.lent.get(ticket);
+    if (own === undefined) return;
+    this.lent.delete(ticket);
+    close(own);
   }
 
   read(fd: number, data: Segments, bytes: number, offset: number, ticket: number): number {

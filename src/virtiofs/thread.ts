@@ -146,8 +146,10 @@ class DeviceThread implements LoopBody {
         return this.mount(message.type, message.id, message.path, message.member);
       case 'umount':
         return this.umount(message.id, message.path);
-      case 'fetched':
       case 'io':
+        this.io.byMainDone(message.ticket);
+        return this.transport.session.complete(message.ticket, message.result);
+      case 'fetched':
         return this.transport.session.complete(message.ticket, message.result);
       case 'log-level':
         this.log.level = message.level;
