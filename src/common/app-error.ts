@@ -26,13 +26,9 @@ export class AppError<C extends string = string, F = unknown> extends Error {
 }
 
 /** Makes the error constructor of a room: `const storageError = defineErrors<Facts>({...}); throw storageError('DIGEST', {...})`. */
-export function defineErrors<Facts extends object>(catalogue: { [C in keyof Facts]: Entry<Facts[C]> }): <
-  C extends keyof Facts & string,
->(
-  code: C,
-  facts: Facts[C],
-  cause?: unknown,
-) => AppError<C, Facts[C]> {
+export function defineErrors<Facts extends object>(
+  catalogue: { [C in keyof Facts]: Entry<Facts[C]> },
+): <C extends keyof Facts & string>(code: C, facts: Facts[C], cause?: unknown) => AppError<C, Facts[C]> {
   return (code, facts, cause) => {
     const entry = catalogue[code];
     return new AppError(code, facts, entry.retryable, entry.say(facts), cause);
