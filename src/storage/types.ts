@@ -34,6 +34,36 @@ export interface BlobInfo {
   /** Raw bytes 168..216 of the table entry: key and IV, or meta-blob digest and size (slots not built yet read them). */
   cipher: number;
   extra: Uint8Array;
+  /**
+   * True: the blob has no blob.meta (RAFS v5, tarfs). Every `WantedChunk` then carries its `source`, `ci*` are 0, and
+   * `chunkCount` is the chunk map's size. `compressedSize` 0 means unknown. What one image says of a chunk binds only
+   * that image: chunks nobody asked for are not known, so nothing can be read ahead.
+   */
+  described?: boolean;
+}
+
+/**
+ * Feature bit, never on disk (rafs-format 0.6, 1.6): a v5 image without extended blob table. Its chunks have no numbers,
+ * so `chunkIndex` is a number that is unique inside this one bootstrap, `chunkCount` their bound, sizes are 0 = unknown,
+ * and `source.digest` (never null) is what a chunk is known by. So storage keeps the bits of such a blob in memory and
+ * for this mount alone: no chunk_map file, never shared with another open blob. Chunks of equal digest and
+ * `uncompressedOffset` are one chunk with several bits.
+ */
+export const FEATURE_NO_EXTENDED_TABLE = 0x8000_0000;
+
+/** Where and how one chunk is stored, as the bootstrap describes it; for blobs with `described`. Already range-checked. */
+export interface ChunkSource {
+  /** Stored bytes of the chunk in the blob; inside `compressedSize` of the blob where that is known. */
+  compressedOffset: number;
+  compressedSize: number;
+  /** 1..chunkSize; equals `compressedSize` when not compressed. */
+  uncompressedSize: number;
+  /** Compressed with the blob's compressor, else raw. */
+  compressed: boolean;
+  /** CRC-32C of the uncompressed bytes, null where the image carries none. */
+  crc32: number | null;
+  /** Digest of the uncompressed bytes with the blob's digester, 32 bytes; null = none (tarfs). */
+  digest: Uint8Array | null;
 }
 
 /** Digest of a chunk's uncompressed bytes, from wherever the image keeps it; null when the image has none. */
@@ -58,4 +88,6 @@ export interface WantedChunk {
   uncompressedOffset: number;
   /** Bytes of it the file uses; blob.meta must promise at least as many. */
   bytes: number;
+  /** Set exactly for blobs with `described`; takes the place of blob.meta and of `ChunkDigests`. */
+  source?: ChunkSource;
 }
