@@ -87,8 +87,6 @@ function commit() {
   }
 }
 
-const WRAPPER = ['(function (exports, require, module, __filename, __dirname) {', '\n})'];
-
 /**
  * V8's compiled form of a bundle, taken after its start-up modules have run once. Compiling costs each thread 10 ms,
  * reading this 0.2 ms; V8 refuses it when version or flags differ, and then compiles. Named by content, so that a
@@ -103,7 +101,7 @@ function codeCache(name) {
   const make = `
     const { readFileSync, writeFileSync } = require('node:fs');
     const source = readFileSync(${JSON.stringify(bundle)}, 'latin1');
-    const script = new (require('node:vm').Script)(${JSON.stringify(WRAPPER[0])} + source + ${JSON.stringify(WRAPPER[1])}, { filename: ${JSON.stringify(bundle)} });
+    const script = new (require('node:vm').Script)(source, { filename: ${JSON.stringify(bundle)} });
     const module_ = { exports: {} };
     script.runInThisContext()(module_.exports, require('node:module').createRequire(${JSON.stringify(bundle)}), module_, ${JSON.stringify(bundle)}, ${JSON.stringify(at('dist'))});
     module_.exports.main(['--help']).then(() => writeFileSync(${JSON.stringify(at('dist', `${name}.${hash}.cache`))}, script.createCachedData()));`;
@@ -120,8 +118,7 @@ const { Script } = require('node:vm');
 const filename = __dirname + '/${name}.bundle.cjs';
 let cachedData;
 try { cachedData = readFileSync(__dirname + '/${cache}'); } catch {}
-const source = ${JSON.stringify(WRAPPER[0])} + readFileSync(filename, 'latin1') + ${JSON.stringify(WRAPPER[1])};
-new Script(source, { filename, cachedData }).runInThisContext()(exports, require, module, __filename, __dirname);
+new Script(readFileSync(filename, 'latin1'), { filename, cachedData }).runInThisContext()(exports, require, module, __filename, __dirname);
 `;
 }
 
@@ -142,8 +139,16 @@ await build({
   supported: { 'dynamic-import': false },
   plugins: [koffiDirect],
   define: { NYDUSD_BUILD: JSON.stringify(buildInfo), 'import.meta.url': 'bundleUrl' },
-  // For `createRequire(import.meta.url)`, which CommonJS has no word for.
-  banner: { js: "const bundleUrl = require('node:url').pathToFileURL(__filename).href;" },
+  // Half the size for each thread to read and hold; names stay, for stack traces.
+  minifySyntax: true,
+  minifyWhitespace: true,
+  lineLimit: 160,
+  // Wrapped as Node wraps modules, for `loader`. `bundleUrl` is for `createRequire(import.meta.url)`.
+  banner: {
+    js: `(function (exports, require, module, __filename, __dirname) {
+const bundleUrl = 'file://' + encodeURI(__filename).replace(/[?#]/g, encodeURIComponent);`,
+  },
+  footer: { js: '})' },
 });
 for (const [name, entry] of Object.entries(LIBRARIES)) {
   if (!existsSync(at(entry))) continue;
