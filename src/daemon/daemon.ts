@@ -5,6 +5,8 @@
  */
 import type { LogLevel } from '../common/log.ts';
 import { LOG_LEVELS } from '../common/log.ts';
+import { errnoText } from '../sys/errno.ts';
+import { MNT_DETACH, umount } from '../sys/mount.ts';
 import type { TransportSpec } from '../virtiofs/control.ts';
 import { BUILD_INFO, type BuildInfo } from './build-info.ts';
 import { Device } from './device.ts';
@@ -140,5 +142,13 @@ export class Daemon {
   async stop(): Promise<void> {
     this.state = 'STOPPED';
     await this.device.stop();
+  }
+
+  /** The device thread hangs in a system call: a mount it left behind would answer ENOTCONN to everybody for ever. */
+  abandon(): void {
+    const { transport } = this.options;
+    if (transport.kind !== 'fuse') return;
+    const done = umount(transport.mountpoint, MNT_DETACH);
+    if (done < 0) this.log.warn(`cannot unmount ${transport.mountpoint}: ${errnoText(done)}`);
   }
 }

@@ -18,6 +18,8 @@ const STOP_MS_MAX = 500;
 
 export interface Stoppable {
   stop(): Promise<void>;
+  /** What is left to do by force when `stop` has not ended in time. Must not wait. */
+  abandon?(): void;
 }
 
 export class Life {
@@ -61,10 +63,15 @@ export class Life {
 
   private async shutDown(code: number): Promise<void> {
     const deadline = new Promise<void>((resolve) => setTimeout(resolve, STOP_MS_MAX));
-    const stopped = Promise.all(
-      this.parts.map((part) => part.stop().catch((error) => this.log.warn(`while stopping: ${explain(error)}`))),
+    const running = new Set(this.parts);
+    const stopped = this.parts.map((part) =>
+      part
+        .stop()
+        .catch((error) => this.log.warn(`while stopping: ${explain(error)}`))
+        .finally(() => running.delete(part)),
     );
-    await Promise.race([stopped, deadline]);
+    await Promise.race([Promise.all(stopped), deadline]);
+    for (const part of running) part.abandon?.();
     for (const path of this.sockets) {
       try {
         removeSocket(path);
