@@ -1,6 +1,6 @@
 /** `nydusd fuse`: the same file systems on the host, through the kernel's own FUSE client. Needs root and /dev/fuse. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -11,6 +11,7 @@ import { assertSame, expectedTree, IMAGE_FIELDS } from '../vm/compare.ts';
 import { BLOBS, fixtureCases } from '../vm/fixture-cases.ts';
 import { hostManifest } from '../vm/manifest.ts';
 import { makeSampleTree } from '../vm/sample-tree.ts';
+import { FaultServer } from './fault-server.ts';
 import { localfsConfig, NYDUSD, Nydusd } from './nydusd.ts';
 
 const ROOT = fs.mkdtempSync(path.join(tmpdir(), 'fuse-'));
@@ -42,6 +43,24 @@ async function ends({ daemon, mountpoint }: { daemon: Nydusd; mountpoint: string
   assert.ok(ms < 1000, `${ms} ms`);
   assert.equal(isMounted(mountpoint), false, 'the mount is left behind');
   daemon.kill();
+}
+
+/** The kernel's EROFS driver on the bootstrap, with the cache file that our daemon filled as its device. */
+async function withErofs(bootstrap: string, cache: string, use: (root: string) => Promise<void>): Promise<void> {
+  const data = fs.readdirSync(cache).find((name) => name.endsWith('.blob.data'));
+  assert.ok(data !== undefined, 'the daemon left no cache file');
+  const root = fs.mkdtempSync(path.join(ROOT, 'erofs-'));
+  const loops: string[] = [];
+  try {
+    for (const file of [bootstrap, path.join(cache, data)]) {
+      loops.push(execFileSync('losetup', ['-f', '--show', '-r', file], { encoding: 'utf8' }).trim());
+    }
+    execFileSync('mount', ['-t', 'erofs', '-o', `ro,device=${loops[1]}`, loops[0]!, root]);
+    await use(root);
+  } finally {
+    if (isMounted(root)) execFileSync('umount', [root]);
+    for (const loop of loops) execFileSync('losetup', ['-d', loop]);
+  }
 }
 
 after(() => {
@@ -85,7 +104,11 @@ for (const compressor of ['none', 'lz4_block', 'zstd']) {
     execFileSync(builder, ['create', '-B', bootstrap, '-D', blobs, '--compressor', compressor, source]);
     const served = await mounted(['--bootstrap', bootstrap, '--localfs-dir', blobs]);
     try {
-      assertSame(await hostManifest(source), await hostManifest(served.mountpoint), IMAGE_FIELDS, compressor);
+      const expected = await hostManifest(source);
+      assertSame(expected, await hostManifest(served.mountpoint), IMAGE_FIELDS, compressor);
+      await withErofs(bootstrap, blobs, async (root) => {
+        assertSame(expected, await hostManifest(root), IMAGE_FIELDS, `${compressor} by the kernel`);
+      });
     } finally {
       await ends(served);
     }
@@ -124,4 +147,32 @@ test('SIGTERM unmounts although a file is open there', async () => {
   const fd = fs.openSync(path.join(served.mountpoint, 'f'), 'r');
   await ends(served);
   fs.closeSync(fd);
+});
+
+test('a reader that waits for a dead registry can be interrupted', async () => {
+  const server = await FaultServer.start(BLOBS);
+  const cache = fs.mkdtempSync(path.join(ROOT, 'cache-dead-'));
+  const served = await mounted([]);
+  try {
+    await server.mode('hang');
+    const fixture = fixtureCases().find(({ name }) => name === 'v6-zstd-blake3')!;
+    const backend = { type: 'registry', config: { scheme: 'http', host: server.host, repo: 'r' } };
+    const config = {
+      ...localfsConfig(BLOBS, cache),
+      device: { backend, cache: { type: 'blobcache', config: { work_dir: cache } } },
+    };
+    const body = { fs_type: 'rafs', source: fixture.bootstrap, config: JSON.stringify(config) };
+    assert.equal((await served.daemon.mount('/i', body)).status, 204);
+    const reader = spawn('cat', [path.join(served.mountpoint, 'i/big/multi-chunk')], { stdio: 'ignore' });
+    await sleep(500);
+    assert.equal(reader.exitCode, null, 'the read waits');
+    const from = performance.now();
+    reader.kill('SIGINT');
+    await new Promise((resolve) => reader.once('exit', resolve));
+    assert.ok(performance.now() - from < 1000, 'the reader hangs in the kernel');
+    assert.ok(fs.statSync(path.join(served.mountpoint, 'i')).isDirectory());
+  } finally {
+    await ends(served);
+    server.stop();
+  }
 });
