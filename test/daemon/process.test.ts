@@ -9,10 +9,11 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
@@ -246,6 +247,71 @@ describe('started by hand, without the API', () => {
     } finally {
       daemon.kill();
     }
+  });
+});
+
+describe('an inherited descriptor instead of --sock', () => {
+  /** GET_FEATURES, version 1; answered with the same id, the reply flag and 8 bytes. */
+  const GET_FEATURES = Buffer.from('010000000100000000000000', 'hex');
+  const fdOf = (handle: object) => (handle as { _handle: { fd: number } })._handle.fd;
+  const reply = (socket: Socket) => new Promise<Buffer>((resolve) => socket.once('data', resolve));
+
+  const withFd = async (fd: number, use: (output: () => string) => Promise<void>) => {
+    const child = spawn(NYDUSD, ['virtiofs', '--fd', '3'], { stdio: ['ignore', 'pipe', 'pipe', fd] });
+    let output = '';
+    for (const stream of [child.stdout!, child.stderr!]) stream.on('data', (text) => (output += text));
+    try {
+      await use(() => output);
+      child.kill('SIGTERM');
+      assert.equal(await new Promise((resolve) => child.on('exit', resolve)), 0, output);
+    } finally {
+      child.kill('SIGKILL');
+    }
+  };
+
+  test('listening', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'nydusd-fd-'));
+    const path = join(dir, 's');
+    const server = createServer().listen(path);
+    await new Promise((resolve) => server.once('listening', resolve));
+    await withFd(fdOf(server), async (output) => {
+      while (!output().includes('RUNNING')) await sleep(5);
+      // Node unlinks the path of a server that it closes; the inherited descriptor listens on.
+      renameSync(path, `${path}2`);
+      server.close();
+      for (let i = 0; i < 2; i++) {
+        const vmm = connect(`${path}2`);
+        vmm.write(GET_FEATURES);
+        assert.equal((await reply(vmm)).readUInt32LE(8), 8);
+        vmm.destroy();
+      }
+    });
+    rmSync(dir, { recursive: true });
+  });
+
+  test('connected', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'nydusd-fd-'));
+    const server = createServer({ pauseOnConnect: true }).listen(join(dir, 's'));
+    await new Promise((resolve) => server.once('listening', resolve));
+    const vmm = connect(join(dir, 's'));
+    const accepted = await new Promise<Socket>((resolve) => server.once('connection', resolve));
+    await withFd(fdOf(accepted), async () => {
+      accepted.destroy();
+      vmm.write(GET_FEATURES);
+      assert.equal((await reply(vmm)).readUInt32LE(8), 8);
+    });
+    vmm.destroy();
+    server.close();
+    rmSync(dir, { recursive: true });
+  });
+
+  test('neither', () => {
+    const { status, stderr } = spawnSync(NYDUSD, ['virtiofs', '--fd', '3'], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'pipe', 'ignore'],
+    });
+    assert.equal(status, 1);
+    assert.match(stderr, /--fd 3 is no socket/);
   });
 });
 
