@@ -22,7 +22,13 @@ const at = (...names) => join(ROOT, ...names);
  * Command → the one option its interpreter line can take. V8's idle-time collector wakes an idle daemon 8 s after its
  * start for 10 ms, and its timer runs before any code of ours could switch it off.
  */
-const COMMANDS = { nydusd: '--no-memory-reducer', 'nydus-image': null, 'nydus-backend-proxy': null };
+const COMMANDS = {
+  nydusd: '--no-memory-reducer',
+  'nydus-image': null,
+  'nydus-overlayfs': null,
+  nydusctl: null,
+  'nydus-backend-proxy': null,
+};
 
 const options = (name) => (COMMANDS[name] === null ? [] : [COMMANDS[name]]);
 

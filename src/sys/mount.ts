@@ -5,7 +5,22 @@ import { NativeMemory } from './native-memory.ts';
 const cMount = bind('mount', 'int', ['ptr', 'ptr', 'ptr', 'u64', 'ptr']);
 const cUmount2 = bind('umount2', 'int', ['ptr', 'int']);
 
-export const MS = { RDONLY: 1, NOSUID: 2, NODEV: 4, NOEXEC: 8, BIND: 4096 } as const;
+export const MS = {
+  RDONLY: 1,
+  NOSUID: 2,
+  NODEV: 4,
+  NOEXEC: 8,
+  SYNCHRONOUS: 0x10,
+  REMOUNT: 0x20,
+  MANDLOCK: 0x40,
+  DIRSYNC: 0x80,
+  NOATIME: 0x400,
+  NODIRATIME: 0x800,
+  BIND: 0x1000,
+  REC: 0x4000,
+  RELATIME: 0x20_0000,
+  STRICTATIME: 0x100_0000,
+} as const;
 export const MNT_DETACH = 2;
 
 const TEXT_BYTES = 8192;
