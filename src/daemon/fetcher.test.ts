@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { SILENT } from '../common/log.ts';
+import { storageError } from '../storage/errors.ts';
 import { errno } from '../sys/errno.ts';
 import type { ToDevice } from '../virtiofs/control.ts';
 import { type FetchChunks, Fetcher } from './fetcher.ts';
@@ -19,10 +20,9 @@ test('a fetch is answered with 0, or with the errno its failure stands for', asy
   const cases: [FetchChunks, number][] = [
     [async () => {}, 0],
     [async () => Promise.reject(new Error('no route')), -errno.EIO],
-    [
-      async () => Promise.reject(new Error('cache', { cause: Object.assign(new Error(), { code: 'ENOSPC' }) })),
-      -errno.ENOSPC,
-    ],
+    // A full cache is our trouble, not the guest's; an image that went away is told apart.
+    [async () => Promise.reject(storageError('NO_SPACE', { path: '/cache' })), -errno.EIO],
+    [async () => Promise.reject(storageError('CLOSED', { blobId: 'b' })), -errno.ESTALE],
     [
       () => {
         throw new Error('synchronously');

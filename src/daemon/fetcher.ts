@@ -5,6 +5,7 @@
 import { fdatasync, fsync } from 'node:fs';
 import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
+import { errnoOf } from '../storage/errors.ts';
 import type { WantedChunk } from '../storage/types.ts';
 import { errno } from '../sys/errno.ts';
 import { syncfsInPool } from '../sys/pool.ts';
@@ -30,7 +31,7 @@ export class Fetcher {
         () => answer(0),
         (error: unknown) => {
           this.log.error(`fetch of ${request.chunks.length} chunks of blob ${request.blob} failed: ${explain(error)}`);
-          answer(-errnoFor(error));
+          answer(-errnoOf(error));
         },
       );
   }
@@ -43,13 +44,4 @@ export class Fetcher {
     else if (request.op === 'fdatasync') fdatasync(fd, done);
     else syncfsInPool(fd, answer);
   }
-}
-
-/** What the guest sees for a failed fetch: a full disk is told apart, everything else is an I/O error. */
-function errnoFor(error: unknown): number {
-  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
-    const code = (cause as NodeJS.ErrnoException).code;
-    if (code === 'ENOSPC' || code === 'NO_SPACE') return errno.ENOSPC;
-  }
-  return errno.EIO;
 }
