@@ -6,7 +6,8 @@
  * The transport keeps its own part (queue, head, guest ranges) under the same slot number.
  */
 import { assertBound } from './assert.ts';
-import type { Request } from './request.ts';
+import { RESUME, type Request } from './request.ts';
+import { IN_HEADER_BYTES } from './wire/layout.ts';
 
 /** As many as the descriptors of four full queues of 1024: beyond that a guest has nothing left to ask with. */
 export const PARKED_MAX = 4096;
@@ -20,7 +21,7 @@ export class ParkTable {
   private readonly saved = new Uint32Array(PARKED_MAX * WORDS);
   private readonly savedBytes = new Uint16Array(PARKED_MAX);
   private readonly resume = new Uint8Array(PARKED_MAX);
-  private readonly attempts = new Uint8Array(PARKED_MAX);
+  private readonly attempts = new Int8Array(PARKED_MAX);
   private readonly pinned = new Uint8Array(PARKED_MAX);
   private readonly generation = new Float64Array(PARKED_MAX).fill(1);
   private readonly next = new Int16Array(PARKED_MAX);
@@ -46,7 +47,7 @@ export class ParkTable {
     for (let i = 0; i < count; i++) this.saved[base + i] = words[i] as number;
     this.savedBytes[slot] = request.bytes;
     this.resume[slot] = resume;
-    this.attempts[slot] = Math.min(request.attempt, 255);
+    this.attempts[slot] = Math.min(request.attempt, 127);
     this.pinned[slot] = pins ? 1 : 0;
     this.deferred[slot] = Number.NaN;
     this.count++;
@@ -120,9 +121,27 @@ export class ParkTable {
     this.count--;
   }
 
-  /** Everything of one slot, for the dump: header and arguments, resume kind, attempts. */
-  saveSlot(slot: number): { bytes: Uint8Array; resume: number; attempt: number } {
-    const bytes = new Uint8Array(this.saved.buffer, slot * PARKED_REQUEST_BYTES_MAX, this.savedBytes[slot]).slice();
-    return { bytes, resume: this.resume[slot] as number, attempt: this.attempts[slot] as number };
+  /** Header and arguments of a slot, for the dump. */
+  savedBytesOf(slot: number): Uint8Array {
+    return new Uint8Array(this.saved.buffer, slot * PARKED_REQUEST_BYTES_MAX, this.savedBytes[slot]).slice();
+  }
+
+  /**
+   * Takes over a request that another process had parked: it is to run again, as if for the first time.
+   * @returns its slot, or -1 when the table is full or the bytes are no parked request
+   */
+  adopt(bytes: Uint8Array): number {
+    const slot = this.free;
+    if (slot < 0 || bytes.length < IN_HEADER_BYTES || bytes.length > PARKED_REQUEST_BYTES_MAX) return -1;
+    this.free = this.next[slot] as number;
+    this.next[slot] = -2;
+    new Uint8Array(this.saved.buffer, slot * PARKED_REQUEST_BYTES_MAX, bytes.length).set(bytes);
+    this.savedBytes[slot] = bytes.length;
+    this.resume[slot] = RESUME.RERUN;
+    this.attempts[slot] = -1; // `answer` counts it up to the first run
+    this.pinned[slot] = 0;
+    this.deferred[slot] = Number.NaN;
+    this.count++;
+    return slot;
   }
 }

@@ -46,6 +46,8 @@ function rig(answer: (name: string, request: Request) => number): Rig {
       return true;
     },
     drop: () => {},
+    save: () => null,
+    load: () => true,
     reply: (_, request, bytes) => {
       replies.push({ unique: request.reply.u32[2]!, error: request.reply.i32[1]!, bytes });
     },

@@ -31,6 +31,10 @@ export interface Port {
   restore(slot: number, request: Request): boolean;
   /** The slot's request is answered or dropped. */
   drop(slot: number): void;
+  /** The transport's part of a slot as plain data, for another process; null when there is none. */
+  save(slot: number): unknown;
+  /** Takes that part over under `slot`. False: its queue is not here. */
+  load(slot: number, saved: unknown): boolean;
   /** Sends the `bytes` of reply of a restored slot. */
   reply(slot: number, request: Request, bytes: number): void;
 }
@@ -276,6 +280,21 @@ export class Session implements Parking, SessionOps {
     for (let slot = 0; slot < PARKED_MAX; slot++) {
       if (this.parked.inUse(slot) && !this.parked.isPinned(slot) && gone(slot)) this.release(slot);
     }
+  }
+
+  /** The transport's part of a parked slot, for the dump. */
+  transportOf(slot: number): unknown {
+    return this.port.save(slot);
+  }
+
+  adoptTransport(slot: number, saved: unknown): boolean {
+    return this.port.load(slot, saved);
+  }
+
+  /** Runs an adopted slot (see session-state.ts) for the first time here. */
+  runAdopted(slot: number): void {
+    this.stats.values[STAT.parkedNow] = this.parked.count;
+    this.answer(slot, 0);
   }
 
   // -- INIT, INTERRUPT, DESTROY ------------------------------------------------------------------------------------

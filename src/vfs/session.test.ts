@@ -37,6 +37,8 @@ class Rig {
         return true;
       },
       drop: () => {},
+      save: () => null,
+      load: () => true,
       reply: (_, request, bytes) => {
         this.replies.push({ unique: request.reply.u32[2], error: request.reply.i32[1], bytes });
       },

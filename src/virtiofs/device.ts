@@ -60,6 +60,7 @@ export class VirtioFsDevice implements BackendOwner {
     this.port = new VirtioPort(this.memory, new ChainWalker(this.memory, CHAIN_BYTES_MAX), stats, log);
     this.session = new Session(fs, this.port, VIRTIOFS_POLICY, io, stats, log);
     this.port.session = this.session;
+    this.port.queueAt = (index) => this.queues.find((queue) => queue.index === index);
     this.port.onBroken = (queue) => (queue as DeviceQueue).vhost.reportFault();
   }
 

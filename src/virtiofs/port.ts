@@ -49,6 +49,15 @@ interface Kept {
   pin: number;
 }
 
+/** What another process needs to answer a request parked here: guest addresses only. */
+export interface SavedRequest {
+  queue: number;
+  head: number;
+  gpa: Float64Array;
+  bytes: Uint32Array;
+  total: number;
+}
+
 export class VirtioPort implements Port {
   /** Set right after construction: session and port need each other. */
   session!: Session;
@@ -310,6 +319,22 @@ export class VirtioPort implements Port {
     this.kept[slot] = null;
     this.rerunning = null;
   }
+
+  save(slot: number): SavedRequest {
+    const { queue, head, gpa, bytes, total } = this.kept[slot] as Kept;
+    return { queue: queue.index, head, gpa, bytes, total };
+  }
+
+  load(slot: number, saved: unknown): boolean {
+    const { queue: index, head, gpa, bytes, total } = saved as SavedRequest;
+    const queue = this.queueAt(index);
+    if (queue === undefined) return false;
+    this.kept[slot] = { queue, life: queue.life, head, gpa, bytes, total, pin: -1 };
+    return true;
+  }
+
+  /** Set by the device: its queue of this index. */
+  queueAt: (index: number) => Queue | undefined = () => undefined;
 
   /** Queue of a parked slot, for decisions at ring stop and start. */
   queueOf(slot: number): Queue | null {

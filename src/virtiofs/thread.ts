@@ -143,25 +143,33 @@ class DeviceThread implements LoopBody {
     switch (message.type) {
       case 'mount':
       case 'remount':
-        return this.mount(message.type, message.id, message.path, message.member);
+        this.mount(message.type, message.id, message.path, message.member);
+        return;
       case 'umount':
-        return this.umount(message.id, message.path);
+        this.umount(message.id, message.path);
+        return;
       case 'io':
         this.io.byMainDone(message.ticket);
-        return this.transport.session.complete(message.ticket, message.result);
+        this.transport.session.complete(message.ticket, message.result);
+        return;
       case 'fetched':
-        return this.transport.session.complete(message.ticket, message.result);
+        this.transport.session.complete(message.ticket, message.result);
+        return;
       case 'log-level':
         this.log.level = message.level;
         return;
       case 'stop':
-        return this.stop(message.id);
+        this.stop(message.id);
+        return;
     }
   }
 
   private mount(how: 'mount' | 'remount', id: number, path: string, spec: MemberSpec): void {
     const allowed = how === 'mount' ? this.union.check(path) : 0;
-    if (allowed < 0) return this.answer(id, allowed, `${how} on ${path}: ${errnoText(allowed)}`);
+    if (allowed < 0) {
+      this.answer(id, allowed, `${how} on ${path}: ${errnoText(allowed)}`);
+      return;
+    }
     const memberId = this.union.newMemberId();
     try {
       const member = createMember(spec, {
