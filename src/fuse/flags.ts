@@ -81,15 +81,12 @@ export const FATTR = {
 } as const;
 
 export const GETATTR_FH = 1;
-export const READ_LOCKOWNER = 2;
 export const WRITE_FLAG = { CACHE: 1, LOCKOWNER: 2, KILL_SUIDGID: 4 } as const;
-export const RELEASE_FLAG = { FLUSH: 1, FLOCK_UNLOCK: 2 } as const;
 export const FSYNC_DATA_ONLY = 1;
 export const SETXATTR_ACL_KILL_SGID = 1;
 
 /** fuse_attr.flags. */
 export const ATTR_SUBMOUNT = 1;
-export const ATTR_DAX = 2;
 
 /** First bits of st_mode. */
 export const S = {

@@ -10,7 +10,7 @@ import * as A from './args.ts';
 import * as D from './decode.ts';
 import type { FileSystem, Result } from './file-system.ts';
 import type { Request } from './request.ts';
-import { LSEEK_OUT_BYTES, WRITE_OUT_BYTES } from './wire/layout.ts';
+import { WRITE_OUT_BYTES } from './wire/layout.ts';
 
 /** Argument type of each opcode. */
 export interface OpArgs {
@@ -460,8 +460,6 @@ export const OPS: { readonly [K in OpName]: OpSpec<OpArgs[K]> } = {
     run: copyFileRange,
   },
 };
-
-export { LSEEK_OUT_BYTES };
 
 /** Highest opcode plus one: the width of dispatch and counter tables. */
 export const OPCODE_COUNT = 54;

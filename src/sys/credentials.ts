@@ -11,13 +11,11 @@ const ARM = process.arch === 'arm64';
 const SYS_setresuid = ARM ? 147 : 117;
 const SYS_setresgid = ARM ? 149 : 119;
 const SYS_setgroups = ARM ? 159 : 116;
-const SYS_gettid = ARM ? 178 : 186;
 const SYS_capget = ARM ? 90 : 125;
 const SYS_capset = ARM ? 91 : 126;
 
 const cSyscall3 = bind('syscall', 'long', ['long', 'u64', 'u64', 'u64']);
 const cSyscallPtr = bind('syscall', 'long', ['long', 'ptr', 'ptr']);
-const cSyscall0 = bind('syscall', 'long', ['long']);
 const cGeteuid = bind('geteuid', 'uint', []);
 
 /** "unchanged" in setresuid and setresgid. */
@@ -40,10 +38,6 @@ export function setGroups(count: number, address: number): number {
 
 export function effectiveUid(): number {
   return cGeteuid();
-}
-
-export function gettid(): number {
-  return cSyscall0(SYS_gettid);
 }
 
 /** capget(2)/capset(2) with version 3 header and data at raw addresses. */

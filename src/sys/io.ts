@@ -21,11 +21,9 @@ const cFtruncate = bind('ftruncate', 'int', ['int', 'i64']);
 const cLseek = bind('lseek', 'i64', ['int', 'i64', 'int']);
 const cCopyFileRange = bindOptional('copy_file_range', 'i64', ['int', 'ptr', 'int', 'ptr', 'size', 'uint']);
 const cClose = bind('close', 'int', ['int']);
-const cDup = bind('dup', 'int', ['int']);
 const cFcntl = bind('fcntl', 'int', ['int', 'int', 'i64']);
 const cMemcpy = bind('memcpy', 'ptr', ['ptr', 'ptr', 'size']);
 const cMemset = bind('memset', 'ptr', ['ptr', 'int', 'size']);
-const cIoctl = bind('ioctl', 'int', ['int', 'u64', 'ptr']);
 
 /** preadv2/pwritev2 flags. */
 export const RWF_NOWAIT = 8;
@@ -153,10 +151,6 @@ export function close(fd: number): number {
   return result(cClose(fd));
 }
 
-export function dup(fd: number): number {
-  return result(cDup(fd));
-}
-
 const F_DUPFD_CLOEXEC = 1030;
 const F_GETFL = 3;
 const F_SETFL = 4;
@@ -177,12 +171,6 @@ export function setNonBlocking(fd: number, on: boolean): number {
   const flags = statusFlags(fd);
   if (flags < 0) return flags;
   return result(cFcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK));
-}
-
-/** ioctl(2) with a pointer argument. */
-export function ioctl(fd: number, request: number, argument: number): number {
-  if (!whole(request) || !whole(argument)) return -errno.EINVAL;
-  return result(cIoctl(fd, request, argument));
 }
 
 /** memcpy between native buffers: pays from about 2 KiB, below that a typed-array loop is faster than the 220 ns call. */

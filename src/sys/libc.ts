@@ -68,11 +68,6 @@ export function bindInPool(
   return (arg, done) => native.async(arg, (_error: unknown, value: number) => done(value));
 }
 
-/** errno of the last failed call on this thread, positive. 40 ns. */
-export function lastErrno(): number {
-  return koffi.errno();
-}
-
 /** Turns a libc result (-1 on failure) into a count or -errno. */
 export function result(value: number): number {
   return value === -1 ? -koffi.errno() : value;

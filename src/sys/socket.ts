@@ -15,7 +15,6 @@ const cAccept4 = bind('accept4', 'int', ['int', 'ptr', 'ptr', 'int']);
 const cConnect = bind('connect', 'int', ['int', 'ptr', 'uint']);
 const cSocketpair = bind('socketpair', 'int', ['int', 'int', 'int', 'ptr']);
 const cGetsockopt = bind('getsockopt', 'int', ['int', 'int', 'int', 'ptr', 'ptr']);
-const cShutdown = bind('shutdown', 'int', ['int', 'int']);
 const cSendmsg = bind('sendmsg', 'i64', ['int', 'ptr', 'int']);
 const cRecvmsg = bind('recvmsg', 'i64', ['int', 'ptr', 'int']);
 
@@ -96,11 +95,6 @@ export function socketpair(type: number, ends: Int32Array): number {
   const done = result(cSocketpair(AF_UNIX, type | CLOEXEC, 0, scratch.address));
   if (done === 0) ends.set(scratch.i32.subarray(0, 2));
   return done;
-}
-
-/** shutdown(2): 0 reading, 1 writing, 2 both. */
-export function shutdown(fd: number, how: number): number {
-  return result(cShutdown(fd, how));
 }
 
 /** Reads an option of SOL_SOCKET into the scratch at offset 8; -ENOTSOCK for other files. */

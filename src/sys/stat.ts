@@ -46,9 +46,6 @@ export const STATX_MASK = {
   MNT_ID_UNIQUE: 0x4000,
 } as const;
 
-/** statx attribute: this is the root of a mount. */
-export const STATX_ATTR_MOUNT_ROOT = 0x2000;
-
 /** statx(2) into the 256-byte buffer at `address`. */
 export function statx(dirFd: number, name: number, flags: number, mask: number, address: number): number {
   if (!whole(name) || !whole(flags) || !whole(mask) || !whole(address)) return -errno.EINVAL;

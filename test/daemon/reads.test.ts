@@ -256,7 +256,10 @@ describe('bad images', () => {
     ['truncated in the middle', (b) => b.subarray(0, b.length >> 1)],
     ['empty', () => Buffer.alloc(0)],
     ['text', () => Buffer.from('#!/bin/sh\nexit 1\n'.repeat(1000))],
-    ['blob table offset out of the file', (b) => (b.writeUInt32LE(0xffff_f000, 1160), b)],
+    [
+      'blob table offset out of the file',
+      (b) => Buffer.concat([b.subarray(0, 1160), Buffer.from('00f0ffff', 'hex'), b.subarray(1164)]),
+    ],
   ];
   for (const [name, make] of variants) {
     test(`bootstrap ${name}: 500 that names the file and the reason, nothing mounted`, async () => {

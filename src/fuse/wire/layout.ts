@@ -69,14 +69,10 @@ export const STATFS_OUT = {
 export const DIRENT_BYTES = 24;
 export const DIRENT_OUT = { INO: 0, OFF: 2, NAMELEN: 4, TYPE: 5 } as const;
 
-/** struct fuse_direntplus: an entry_out, then a dirent. */
-export const DIRENTPLUS_BYTES = ENTRY_OUT_BYTES + DIRENT_BYTES;
-
 export const WRITE_OUT_BYTES = 8;
 export const LSEEK_OUT_BYTES = 8;
 export const GETXATTR_OUT_BYTES = 8;
 export const INIT_OUT_BYTES = 64;
-export const LK_OUT_BYTES = 24;
 
 /** Longest name a guest may send (FUSE_NAME_MAX of Linux 6.15+: PATH_MAX - 1; 1024 before), without its NUL. */
 export const NAME_BYTES_MAX = 4095;
