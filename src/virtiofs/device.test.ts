@@ -1,72 +1,28 @@
 /** The device through its real socket, driven by our own frontend; the file system behind it parks on demand. */
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
-import os from 'node:os';
-import path from 'node:path';
 import { after, before, test } from 'node:test';
-import { Worker } from 'node:worker_threads';
 import { OPS } from '../fuse/opcodes.ts';
-import { STATS_BYTES, Stats } from '../fuse/stats.ts';
 import { errno } from '../sys/errno.ts';
-import { eventfd, notify } from '../sys/wait.ts';
-import { listenAt } from '../vhost/listener.ts';
-import { bundleWorker } from './testing/bundle.ts';
-import { COMMAND, type DeviceWorkerData, SHARED } from './testing/device-worker.ts';
+import { DeviceRig } from './testing/device-rig.ts';
+import { COMMAND, SHARED } from './testing/device-worker.ts';
 import { FuseClient, readArgs } from './testing/fuse-client.ts';
 import { FILE_BYTES, PARKING_FH, patternAt } from './testing/park-fs.ts';
 
-const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'device-'));
-const sock = path.join(dir, 's');
-const control = new SharedArrayBuffer(64);
-const shared = new Int32Array(control);
-const stats = new Stats(new SharedArrayBuffer(STATS_BYTES));
-const wakeFd = eventfd();
-let worker: Worker;
-let bundle: string;
-
+let rig: DeviceRig;
 before(() => {
-  const data: DeviceWorkerData = { fd: listenAt(sock), wakeFd, control, stats: stats.shared, polling: true };
-  bundle = bundleWorker(new URL('./testing/device-worker.ts', import.meta.url));
-  worker = new Worker(bundle, { workerData: data, execArgv: [] });
-  worker.on('error', (error) => console.error(error));
+  rig = new DeviceRig();
 });
-
-after(async () => {
-  command(COMMAND.STOP);
-  await worker.terminate();
-  fs.rmSync(dir, { recursive: true });
-  fs.rmSync(bundle);
-});
-
-/** Runs a command on the device thread and waits until it is done. */
-function command(code: number): void {
-  Atomics.store(shared, SHARED.COMMAND, code);
-  notify(wakeFd);
-  if (Atomics.wait(shared, SHARED.COMMAND, code, 20_000) === 'timed-out') assert.fail('the device thread is stuck');
-}
-
-function parked(): number {
-  command(COMMAND.LOOK);
-  return shared[SHARED.PARKED]!;
-}
+after(() => rig.stop());
 
 function expectPattern(body: Buffer, offset: number, size: number): void {
   assert.equal(body.length, size);
   for (let i = 0; i < size; i += 97) assert.equal(body[i], patternAt(offset + i), `byte ${offset + i}`);
 }
 
-/** Waits until `count` requests are parked: they are served by another thread. */
-function waitParked(count: number): void {
-  for (let i = 0; i < 200; i++) {
-    if (parked() === count) return;
-    Atomics.wait(shared, SHARED.DONE, 0, 10);
-  }
-  assert.equal(parked(), count);
-}
-
 for (const eventIdx of [true, false]) {
   test(`requests are answered on every queue, event index ${eventIdx}`, () => {
-    const client = new FuseClient(sock, { eventIdx, requestQueues: 2 });
+    const client = new FuseClient(rig.sock, { eventIdx, requestQueues: 2 });
     assert.equal(client.init().readUInt32LE(4), 45);
     for (const queue of [1, 2]) {
       const attr = client.call('GETATTR', Buffer.alloc(16), { queue, replyBytes: 104 });
@@ -83,7 +39,7 @@ for (const eventIdx of [true, false]) {
 
 test('config space: tag and queue count', async () => {
   const { PROTOCOL } = await import('../vhost/features.ts');
-  const client = new FuseClient(sock, { protocol: [PROTOCOL.CONFIG, PROTOCOL.REPLY_ACK] });
+  const client = new FuseClient(rig.sock, { protocol: [PROTOCOL.CONFIG, PROTOCOL.REPLY_ACK] });
   const config = Buffer.from(client.frontend.config(0, 40));
   assert.equal(config.subarray(0, 5).toString('latin1'), 'test\0');
   assert.equal(config.readUInt32LE(36), 2);
@@ -91,16 +47,16 @@ test('config space: tag and queue count', async () => {
 });
 
 test('32 reads parked across stop and start are neither lost nor doubled', () => {
-  const client = new FuseClient(sock);
+  const client = new FuseClient(rig.sock);
   client.init();
   const heads = new Map<number, number>();
   for (let i = 0; i < 32; i++) {
     heads.set(client.submit('READ', readArgs(PARKING_FH, i * 4096, 4096), { nodeid: 2n, replyBytes: 4096 }), i);
   }
-  waitParked(32);
+  rig.waitParked(32);
   const base = client.frontend.stopRing(1);
   assert.equal(base, client.rings[1]!.availIdx);
-  command(COMMAND.COMPLETE_ALL); // while the ring is stopped: nothing may be written
+  rig.command(COMMAND.COMPLETE_ALL); // while the ring is stopped: nothing may be written
   assert.equal(client.rings[1]!.takeUsed(), -1);
   client.frontend.startRing(1, client.rings[1]!, base);
   for (let n = 0; n < 32; n++) {
@@ -112,39 +68,39 @@ test('32 reads parked across stop and start are neither lost nor doubled', () =>
     expectPattern(got.reply.body, i * 4096, 4096);
   }
   assert.equal(client.wait(1, 100), null);
-  assert.equal(parked(), 0);
+  assert.equal(rig.parked(), 0);
   client.close();
 });
 
 test('a ring that starts elsewhere forgets what was parked', () => {
-  const client = new FuseClient(sock);
+  const client = new FuseClient(rig.sock);
   client.init();
   for (let i = 0; i < 5; i++) client.submit('READ', readArgs(PARKING_FH, 0, 4096), { nodeid: 2n });
-  waitParked(5);
+  rig.waitParked(5);
   client.frontend.stopRing(1);
   client.close();
-  const next = new FuseClient(sock); // as after a reboot: new rings from 0
+  const next = new FuseClient(rig.sock); // as after a reboot: new rings from 0
   next.init();
-  waitParked(0);
-  command(COMMAND.COMPLETE_ALL);
+  rig.waitParked(0);
+  rig.command(COMMAND.COMPLETE_ALL);
   assert.equal(next.wait(1, 50), null, 'an old completion reached the new session');
   expectPattern(next.read(2n, 0n, 0, 4096).body, 0, 4096);
   next.close();
 });
 
 test('a second INIT on the same rings voids the state of the first', () => {
-  const client = new FuseClient(sock);
+  const client = new FuseClient(rig.sock);
   client.init();
-  command(COMMAND.LOOK);
-  const resets = shared[SHARED.RESETS]!;
+  rig.command(COMMAND.LOOK);
+  const resets = rig.shared[SHARED.RESETS]!;
   client.init(31, 0x3ff_fffb, 0);
-  command(COMMAND.LOOK);
-  assert.equal(shared[SHARED.RESETS], resets + 1);
+  rig.command(COMMAND.LOOK);
+  assert.equal(rig.shared[SHARED.RESETS], resets + 1);
   client.close();
 });
 
 test('100 reconnects, some with requests under way, leak nothing', () => {
-  const client = new FuseClient(sock);
+  const client = new FuseClient(rig.sock);
   client.init();
   client.close();
   const count = (): { fds: number; maps: number } => ({
@@ -152,21 +108,21 @@ test('100 reconnects, some with requests under way, leak nothing', () => {
     maps: fs.readFileSync('/proc/self/maps', 'latin1').split('\n').length,
   });
   for (let i = 0; i < 100; i++) reconnect(i); // until V8 and the allocator have what they want
-  waitParked(0);
+  rig.waitParked(0);
   const before = count();
   for (let i = 0; i < 100; i++) reconnect(i);
   let now = count();
   for (let i = 0; i < 200 && now.fds > before.fds; i++) {
-    command(COMMAND.LOOK); // the device closes its half when it sees the hang-up
+    rig.command(COMMAND.LOOK); // the device closes its half when it sees the hang-up
     now = count();
   }
   assert.ok(now.fds <= before.fds, `descriptors ${before.fds} -> ${now.fds}`);
   assert.ok(now.maps <= before.maps + 8, `mappings ${before.maps} -> ${now.maps}`);
-  waitParked(0);
+  rig.waitParked(0);
 });
 
 function reconnect(i: number): void {
-  const client = new FuseClient(sock, { memory: [{ gpa: 0x10_0000, bytes: 4 * 2 ** 20 }] });
+  const client = new FuseClient(rig.sock, { memory: [{ gpa: 0x10_0000, bytes: 4 * 2 ** 20 }] });
   client.init();
   if (i % 3 === 0) client.submit('READ', readArgs(PARKING_FH, 0, 4096), { nodeid: 2n });
   else assert.equal(client.getattr(2n).error, 0);
@@ -174,7 +130,7 @@ function reconnect(i: number): void {
 }
 
 test('bad guests: each gets its error, and the device goes on', () => {
-  const client = new FuseClient(sock);
+  const client = new FuseClient(rig.sock);
   client.init();
   const ok = (): void => assert.equal(client.getattr(2n).error, 0);
   assert.equal(client.call(999, Buffer.alloc(8)).error, -errno.ENOSYS);
@@ -231,21 +187,21 @@ test('bad guests: each gets its error, and the device goes on', () => {
 });
 
 test('a broken ring stops alone: hiprio and the other queue go on', () => {
-  const client = new FuseClient(sock, { requestQueues: 2 });
+  const client = new FuseClient(rig.sock, { requestQueues: 2 });
   client.init();
   client.rings[1]!.forceAvailIdx(client.rings[1]!.availIdx + 1000);
   client.rings[1]!.kick();
   for (let i = 0; i < 3; i++) assert.equal(client.call('GETATTR', Buffer.alloc(16), { queue: 2 }).error, 0);
   client.forget(2n, 1n);
   client.close();
-  const next = new FuseClient(sock);
+  const next = new FuseClient(rig.sock);
   next.init();
   assert.equal(next.getattr(2n).error, 0);
   next.close();
 });
 
 test('a fragmented request works: header and body in one-byte pieces', () => {
-  const client = new FuseClient(sock, { queueSize: 256 });
+  const client = new FuseClient(rig.sock, { queueSize: 256 });
   client.init();
   const ring = client.rings[1]!;
   const gpa = client.ram.alloc(4096);
@@ -281,15 +237,15 @@ test('a fragmented request works: header and body in one-byte pieces', () => {
 const BOXED_BYTES_PER_REQUEST_MAX = 160;
 
 test('serving makes no objects: 22,500 requests cost a few boxed doubles each', () => {
-  const client = new FuseClient(sock);
+  const client = new FuseClient(rig.sock);
   client.init();
   const run = (n: number): number => {
     for (let i = 0; i < n; i++) {
       if (client.getattr(2n).error !== 0) assert.fail('getattr');
       if (i % 8 === 0 && client.read(2n, 0n, 4096, 4096).error !== 0) assert.fail('read');
     }
-    command(COMMAND.LOOK);
-    return shared[SHARED.HEAP]!;
+    rig.command(COMMAND.LOOK);
+    return rig.shared[SHARED.HEAP]!;
   };
   run(4000); // compiled, inline caches warm
   const from = run(100);
