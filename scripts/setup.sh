@@ -33,5 +33,11 @@ if [ -n "$missing" ]; then
   $as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -q -y --no-install-recommends $missing
 fi
 
+# Native packages are compiled against the headers that came with this Node where there are some: no download then.
+prefix=$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")
+if [ -e "$prefix/include/node/node_api.h" ]; then
+  export npm_config_nodedir="$prefix"
+fi
+
 # npm writes this file last.
 [ -e node_modules/.package-lock.json ] || npm ci --no-audit --no-fund
