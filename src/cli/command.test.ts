@@ -42,9 +42,15 @@ describe('what is accepted', () => {
   ];
   for (const [name, argv, values, ignored, unknown] of cases) {
     test(name, () => {
-      assert.deepEqual(parseArgs(SPEC, argv.split(' ')), { subcommand: 'run', values, ignored, unknown });
+      assert.deepEqual(parseArgs(SPEC, argv.split(' ')), { subcommand: 'run', values, operands: [], ignored, unknown });
     });
   }
+  test('operands of the subcommand, also when they are named like one', () => {
+    const spec = { ...SPEC, operands: { run: ['WHERE', 'HOW'] } };
+    const { subcommand, operands, values } = parseArgs(spec, ['run', 'walk', '--sock', 'a', 'fast']);
+    assert.deepEqual([subcommand, operands, values], ['run', ['walk', 'fast'], { sock: 'a' }]);
+    assert.throws(() => parseArgs(spec, ['run', 'a', 'b', 'c']), /unexpected word "c"/);
+  });
   test('no subcommand', () => assert.equal(parseArgs(SPEC, ['--hybrid']).subcommand, null));
 });
 

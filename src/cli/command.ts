@@ -36,6 +36,8 @@ export interface CommandSpec<T extends OptionTable> {
   usage: readonly string[];
   /** Subcommands and what they do. Recognised anywhere in argv. */
   subcommands?: Record<string, string>;
+  /** Subcommand → names of the words that may follow it. */
+  operands?: Record<string, readonly string[]>;
   /** Options of other programs that are skipped; words below `unknown: skip` get the same treatment with another text. */
   ignored?: Record<string, string>;
   options: T;
@@ -45,6 +47,8 @@ export interface CommandSpec<T extends OptionTable> {
 export interface Parsed<T extends OptionTable> {
   subcommand: string | null;
   values: OptionValues<T>;
+  /** Words after the subcommand; at most as many as it names. */
+  operands: string[];
   /** What was skipped, as typed, for one warning line each kind. */
   ignored: string[];
   unknown: string[];
@@ -65,7 +69,7 @@ export function parseArgs<T extends OptionTable>(spec: CommandSpec<T>, argv: rea
     for (const alias of option.aliases ?? []) names.set(`--${alias}`, long);
     if (option.short !== undefined) names.set(`-${option.short}`, long);
   }
-  const parsed: Parsed<T> = { subcommand: null, values: {}, ignored: [], unknown: [] };
+  const parsed: Parsed<T> = { subcommand: null, values: {}, operands: [], ignored: [], unknown: [] };
   const values: Record<string, string | true> = {};
   const isSubcommand = (word: string): boolean =>
     spec.subcommands !== undefined && Object.hasOwn(spec.subcommands, word);
@@ -73,6 +77,11 @@ export function parseArgs<T extends OptionTable>(spec: CommandSpec<T>, argv: rea
   for (let i = 0; i < argv.length; i++) {
     const word = argv[i]!;
     if (!isOption(word)) {
+      const operands = parsed.subcommand === null ? undefined : spec.operands?.[parsed.subcommand];
+      if (parsed.operands.length < (operands?.length ?? 0)) {
+        parsed.operands.push(word);
+        continue;
+      }
       if (!isSubcommand(word))
         throw usageError('USAGE', { command: spec.name, text: `unexpected word ${quoted(word)}` });
       if (parsed.subcommand !== null && parsed.subcommand !== word) {

@@ -31,9 +31,14 @@ const BUCKETS = 8;
 
 const zeros = (count: number): number[] => new Array<number>(count).fill(0);
 
-/** The mount that `id` names (mount point, or the configuration's id, with or without `/`), or the only one. */
+/**
+ * The mount that `id` names (mount point, or the configuration's id, with or without `/`). Without an id the only image,
+ * as upstream, which counts nothing for directories; else the only mount.
+ */
 function pick(daemon: Daemon, id: string | null, wanted: (mount: Mount) => boolean): Mount {
   const mounts = [...daemon.mounts.list()].filter(wanted);
+  const images = mounts.filter(isRafs);
+  if (id === null && images.length === 1) return images[0]!;
   if (id === null && mounts.length === 1) return mounts[0]!;
   const same = (name: string | undefined): boolean => name !== undefined && bare(name) === bare(id ?? '');
   const found =

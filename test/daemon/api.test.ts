@@ -220,7 +220,6 @@ describe('routes that fail', () => {
     ['GET', '/api/v2/blobs?domain_id=x', undefined, 501, /Unsupported/],
     ['PUT', '/api/v2/blobs', '{}', 501, /Unsupported/],
     ['GET', '/api/v1/metrics?id=/nothing', undefined, 404, /^GlobalMetrics\(Metrics\(Stats\(NoCounter\)\)\)$/],
-    ['GET', '/api/v1/metrics', undefined, 404, /NoCounter/],
     [
       'GET',
       '/api/v1/metrics/blobcache?id=/containers',
@@ -284,6 +283,10 @@ describe('routes that work', () => {
     assert.deepEqual(await json('/api/v1/metrics/files?id=/containers'), {});
     assert.deepEqual(await json('/api/v1/metrics/pattern?id=/containers'), []);
     assert.equal((await daemon.get('/api/v1/metrics/inflight')).status, 204);
+  });
+
+  test('metrics without an id are those of the only image, whatever directories there are', async () => {
+    assert.equal((await json('/api/v1/metrics')).id, RAFS);
   });
 
   test('events are the errors logged', async () => {
