@@ -39,5 +39,6 @@ if [ -e "$prefix/include/node/node_api.h" ]; then
   export npm_config_nodedir="$prefix"
 fi
 
-# npm writes this file last.
-[ -e node_modules/.package-lock.json ] || npm ci --no-audit --no-fund
+# npm writes this file last. Not `npm ci`: it refuses a lock file written where the registry has no packages for other
+# platforms; `install` takes the locked versions just the same, and --no-save leaves both package files alone.
+[ -e node_modules/.package-lock.json ] || npm install --no-save --no-audit --no-fund
