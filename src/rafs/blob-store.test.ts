@@ -1,16 +1,17 @@
-/** The real way of a cold read: image, handlers and BlobStore together, blobs in a directory, digests verified. */
+/** The real way of a cold read: image, handlers and BlobStore together, digests verified or not. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { after, describe, type TestContext, test } from 'node:test';
 import { SILENT } from '../common/log.ts';
 import { parseConfig } from '../storage/config.ts';
-import { BLOBS_DIR } from '../storage/fixtures.testing.ts';
+import { BLOBS_DIR, FIXTURES } from '../storage/fixtures.testing.ts';
+import { registryMissing, startRegistry } from '../storage/registry.testing.ts';
 import { BlobStore } from '../storage/store.ts';
 import { Rafs } from './file-system.ts';
-import { bootPath, expectedTree, V6_CASES } from './fixture-blobs.testing.ts';
+import { bootPath, expectedTree } from './fixture-blobs.testing.ts';
 import { Guest } from './guest.testing.ts';
 import { ROOT_LOCAL } from './nodes.ts';
 import { openImage } from './open-image.ts';
@@ -19,48 +20,84 @@ const dir = mkdtempSync(join(tmpdir(), 'rafs-store-'));
 after(() => rmSync(dir, { recursive: true }));
 
 const STEP_BYTES = 128 * 1024;
+const REPO = 'team/app';
 
-for (const [name, tree] of V6_CASES) {
-  test(`${name}: every file has its bytes, fetched through the store`, async (t) => {
-    const config = parseConfig(
-      JSON.stringify({
-        device: {
-          backend: { type: 'localfs', config: { dir: BLOBS_DIR } },
-          cache: { type: 'blobcache', config: { work_dir: join(dir, name) } },
-        },
-        mode: 'direct',
-        digest_validate: true,
-      }),
-    );
-    const store = new BlobStore(SILENT);
-    const image = openImage(bootPath(name));
-    const blobs = image.blobs.map((blob) => store.openBlob(blob, image.digests(blob.index), config));
-    const guest = new Guest(() => rafs);
-    const rafs = new Rafs({ bootstrapFd: image.fd, label: name, blobs, fetch: guest.fetch, log: SILENT });
-    t.after(async () => {
-      rafs.destroy();
-      await store.close();
-      image.close();
-    });
-    for (const [path, expected] of expectedTree(tree)) {
-      if (expected.sha256 === undefined) continue;
-      let node = ROOT_LOCAL;
-      let size = 0;
-      for (const part of path.split('/').slice(1)) {
-        const entry = guest.lookup(node, Buffer.from(part, 'latin1'));
-        assert.ok(typeof entry !== 'number' && entry.node !== 0, path);
-        node = entry.node;
-        size = entry.attributes.size;
-      }
-      const hash = createHash('sha256');
-      for (let offset = 0; offset < size; offset += STEP_BYTES) {
-        const data = await guest.readLazily(node, offset, STEP_BYTES, ({ handle, chunks }) =>
-          store.fetch(handle, chunks),
-        );
-        assert.ok(typeof data !== 'number', `${path} at ${offset}: ${data}`);
-        hash.update(data);
-      }
-      assert.equal(hash.digest('hex'), expected.sha256, path);
-    }
+/** Images of every kind of blob, with the name of their expected tree. */
+const CASES: readonly (readonly [name: string, tree: string])[] = readFileSync(
+  join(FIXTURES, 'images/cases.tsv'),
+  'utf8',
+)
+  .split('\n')
+  .map((line) => line.split('\t'))
+  .filter(([name]) => /v6/.test(name) && !/tarfs|inline/.test(name))
+  .map(([name, tree]) => [name, tree]);
+/** Blobs that are not plain chunks behind each other. */
+const PACKED = CASES.filter(([name]) => /batch|encrypt|zran/.test(name));
+
+/** Reads every file of an image in the order of the tree and compares it. */
+async function readAll(t: TestContext, [name, tree]: readonly [string, string], backend: object, validate: boolean) {
+  const cache = { type: 'blobcache', config: { work_dir: mkdtempSync(join(dir, 'cache-')) } };
+  const text = JSON.stringify({ device: { backend, cache }, mode: 'direct', digest_validate: validate });
+  const store = new BlobStore(SILENT);
+  const image = openImage(bootPath(name));
+  const blobs = image.blobs.map((blob) => store.openBlob(blob, image.digests(blob.index), parseConfig(text)));
+  const guest = new Guest(() => rafs);
+  const rafs = new Rafs({ bootstrapFd: image.fd, label: name, blobs, fetch: guest.fetch, log: SILENT });
+  t.after(async () => {
+    rafs.destroy();
+    await store.close();
+    image.close();
   });
+  for (const [path, expected] of expectedTree(tree)) {
+    if (expected.sha256 === undefined) continue;
+    let node = ROOT_LOCAL;
+    let size = 0;
+    for (const part of path.split('/').slice(1)) {
+      const entry = guest.lookup(node, Buffer.from(part, 'latin1'));
+      assert.ok(typeof entry !== 'number' && entry.node !== 0, path);
+      node = entry.node;
+      size = entry.attributes.size;
+    }
+    const hash = createHash('sha256');
+    for (let offset = 0; offset < size; offset += STEP_BYTES) {
+      const data = await guest.readLazily(node, offset, STEP_BYTES, ({ handle, chunks }) =>
+        store.fetch(handle, chunks),
+      );
+      assert.ok(typeof data !== 'number', `${path} at ${offset}: ${data}`);
+      hash.update(data);
+    }
+    assert.equal(hash.digest('hex'), expected.sha256, path);
+  }
+  assert.equal(store.stats.badChunks, 0);
+  return store.stats;
 }
+
+for (const one of CASES) {
+  for (const validate of one[0].includes('-4k') ? [true] : [false, true]) {
+    test(`${one[0]}: every file has its bytes, fetched through the store, validation ${validate}`, async (t) => {
+      await readAll(t, one, { type: 'localfs', config: { dir: BLOBS_DIR } }, validate);
+    });
+  }
+}
+
+describe('from a registry', { skip: registryMissing() ?? false }, () => {
+  for (const one of PACKED) {
+    test(`${one[0]}: every file has its bytes, units are fetched once`, async (t) => {
+      const image = openImage(bootPath(one[0]));
+      const names = image.blobs.flatMap(({ id, extra, cipher }) =>
+        cipher === 0 ? [id, Buffer.from(extra.subarray(0, 32)).toString('hex')] : [id],
+      );
+      const files = new Map(
+        names.filter((id) => !/^0*$/.test(id)).map((id) => [id, readFileSync(join(BLOBS_DIR, id))] as const),
+      );
+      image.close();
+      const registry = await startRegistry(mkdtempSync(join(dir, 'registry-')), 'basic', REPO, files);
+      t.after(() => registry.close());
+      const { host, auth } = registry;
+      const backend = { type: 'registry', config: { scheme: 'http', host, repo: REPO, auth } };
+      const stats = await readAll(t, one, backend, true);
+      const stored = [...files.values()].reduce((sum, bytes) => sum + bytes.length, 0);
+      assert.ok(stats.fetchedBytes <= stored * 1.1, `${stats.fetchedBytes} bytes of ${stored}`);
+    });
+  }
+});

@@ -3,6 +3,7 @@
  * header and both chunk-info formats. No I/O here; reader and builder use the same codecs. The tail of a blob
  * (backwards tar, TOC) is in `blob-toc.ts` and is exported from here too.
  */
+import type { Unit } from './blob-contexts.ts';
 import { TAR_HEADER_BYTES } from './blob-toc.ts';
 import { storageError } from './errors.ts';
 import type { BlobInfo } from './types.ts';
@@ -137,6 +138,11 @@ export interface ChunkInfo {
   low: number;
   /** V2 with ZRAN or BATCH: context index. */
   high: number;
+  /**
+   * Set by readers for chunks that are stored together: then compressed offset and size are the unit's. Chunks of equal
+   * compressed offset and `high` come out of one unit.
+   */
+  unit?: Unit;
 }
 
 /** Bytes of one entry of a blob with these features. */

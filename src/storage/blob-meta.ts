@@ -7,19 +7,26 @@ import { closeSync, constants, fstatSync, openSync, readSync, renameSync, unlink
 import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { codeOf } from '../common/app-error.ts';
+import { Contexts, type ContextTable, checkMember, ciBytesMax, contextTable } from './blob-contexts.ts';
 import {
   align4096,
   CCT_HEADER_BYTES,
+  type CctHeader,
   CHUNK_FLAG,
   type ChunkInfo,
   chunkDataBytes,
   chunkInfoBytes,
   decodeCctHeader,
   decodeChunkInfo,
+  FEATURE,
   hasChunkTable,
+  readU64,
 } from './blob-layout.ts';
 import { cacheError, openIfThere, temporaryName } from './cache-files.ts';
+import { cipherOf } from './cipher.ts';
 import { CODECS, compressorOf } from './codecs.ts';
+import { DIGESTS } from './digests.ts';
 import { storageError } from './errors.ts';
 import type { BlobInfo } from './types.ts';
 
@@ -29,43 +36,78 @@ const PAGE_ENTRIES = 256;
 const PAGES_MAX = 64;
 /** Entries validated in one turn of the event loop, about 3 ms. */
 const VALIDATE_ENTRIES_PER_TURN = 16_384;
+/** Contexts are read one by one, 2 µs each. */
+const VALIDATE_CONTEXTS_PER_TURN = 2048;
+/** Of the `extra` bytes of a SEPARATE blob's entry (rafs-format 2.5). */
+const META_BLOB = { digest: 0, size: 32 } as const;
 
 /** Reads `bytes` at `offset` of the blob with the caller's retry policy. */
 export type ReadBlob = (offset: number, bytes: number) => Promise<Buffer>;
 
+/**
+ * Largest table: 16 million plain entries take 384 MiB; the dictionaries of a zran blob, 32 KiB each, end here too.
+ */
+const TABLE_BYTES_MAX = 384 << 20;
+
 export class BlobMeta {
+  /** Null for a blob whose chunks are all stored alone. */
+  readonly contexts: Contexts | null;
   private readonly pages = new Map<number, Buffer>();
   private readonly entryBytes: number;
+  private readonly storedEnd: number;
+  /** Stored sizes are upper bounds, which may reach beyond the blob (rafs-format 3.2, stargz). */
+  private readonly isEstimated: boolean;
 
   private constructor(
     private readonly info: BlobInfo,
     private readonly path: string,
     private readonly fd: number,
+    contexts: ContextTable | null,
   ) {
     this.entryBytes = chunkInfoBytes(info.features);
+    this.storedEnd = chunkDataBytes(info);
+    this.isEstimated = info.compressor === 'gzip' && !(info.features & FEATURE.CHUNK_INFO_V2);
+    this.contexts = contexts === null ? null : new Contexts(contexts, (offset, bytes) => this.read(offset, bytes));
   }
 
   /**
    * Opens the cached table, or fetches it. A cached file that does not fit the blob entry is replaced.
+   * @param read of the object that holds the table: the blob, or its meta blob
    * @throws BLOB_META when the blob's own table is invalid, cache errors when it cannot be stored, fetch errors
    */
   static async open(info: BlobInfo, path: string, read: ReadBlob): Promise<BlobMeta> {
     if (!hasChunkTable(info)) throw refusal(info, 'the image lists no chunk table for this blob');
     const cached = await BlobMeta.openCached(info, path);
     if (cached !== null) return cached;
-    const bytes = await read(info.ciOffset, info.ciCompressedSize + CCT_HEADER_BYTES);
-    const header = bytes.subarray(info.ciCompressedSize);
-    const rule = checkHeader(info, header);
-    if (rule !== null) throw refusal(info, rule);
-    const table = await decodeTable(info, bytes.subarray(0, info.ciCompressedSize));
-    await store(path, table, header);
-    const meta = new BlobMeta(info, path, openSync(path, constants.O_RDONLY));
     try {
-      await meta.validate();
+      return await BlobMeta.fetch(info, path, read);
+    } catch (error) {
+      // Bytes that were damaged on their way look like an invalid table.
+      if (!['BLOB_META', 'DECODE'].includes(codeOf(error))) throw error;
+      return BlobMeta.fetch(info, path, read);
+    }
+  }
+
+  private static async fetch(info: BlobInfo, path: string, read: ReadBlob): Promise<BlobMeta> {
+    const bytes = await read(info.ciOffset, info.ciCompressedSize + CCT_HEADER_BYTES);
+    checkMetaDigest(info, bytes);
+    const cipher = cipherOf(info);
+    const plain = (unit: Buffer) => (cipher === null ? unit : cipher.decrypt(unit));
+    const header = plain(bytes.subarray(info.ciCompressedSize));
+    const contexts = checkHeader(info, decodeCctHeader(header));
+    if (typeof contexts === 'string') throw refusal(info, contexts);
+    const table = await decodeTable(info, plain(bytes.subarray(0, info.ciCompressedSize)));
+    const temporary = await store(path, table, header);
+    try {
+      const meta = new BlobMeta(info, path, openSync(temporary, constants.O_RDONLY), contexts);
+      await closedUnless(meta, () => meta.validate());
+      // Whoever has the old file open keeps it.
+      renameSync(temporary, path);
       return meta;
     } catch (error) {
-      meta.close();
-      throw error;
+      throw cacheError(path, error);
+    } finally {
+      unlinkIfThere(temporary);
     }
   }
 
@@ -78,23 +120,40 @@ export class BlobMeta {
       throw cacheError(path, error);
     }
     if (fd < 0) return null;
-    const meta = new BlobMeta(info, path, fd);
     try {
-      if (meta.checkFile() === null) {
+      const contexts = checkFile(info, path, fd);
+      if (typeof contexts !== 'string') {
+        const meta = new BlobMeta(info, path, fd, contexts);
         await meta.validate();
         return meta;
       }
     } catch {
       // Fetched anew below: whoever wrote this file, the blob is the authority.
     }
-    meta.close();
+    closeSync(fd);
     return null;
   }
 
-  /** Entry of chunk `index` (< chunk count); validated when the table was opened. */
+  /**
+   * Entry of chunk `index` (< chunk count), validated when the table was opened. Compressed offset and size are what
+   * has to be fetched for it.
+   */
   chunk(index: number): ChunkInfo {
     const page = Math.floor(index / PAGE_ENTRIES);
-    return decodeChunkInfo(this.page(page), (index % PAGE_ENTRIES) * this.entryBytes, this.info.features);
+    const info = decodeChunkInfo(this.page(page), (index % PAGE_ENTRIES) * this.entryBytes, this.info.features);
+    return this.located(info);
+  }
+
+  private located(info: ChunkInfo): ChunkInfo {
+    if (this.isEstimated) {
+      info.compressedSize = Math.min(info.compressedSize, Math.max(0, this.storedEnd - info.compressedOffset));
+    }
+    if (this.contexts === null || !(info.flags & (CHUNK_FLAG.ZRAN | CHUNK_FLAG.BATCH))) return info;
+    const unit = this.contexts.unit(info.high);
+    info.unit = unit;
+    info.compressedSize = unit.storedBytes;
+    if (unit.kind === 'zran') info.compressedOffset = unit.storedOffset;
+    return info;
   }
 
   get chunkCount(): number {
@@ -121,41 +180,76 @@ export class BlobMeta {
   }
 
   private read(offset: number, bytes: number): Buffer {
-    const buffer = Buffer.allocUnsafeSlow(bytes);
-    const got = readSync(this.fd, buffer, 0, bytes, offset);
-    if (got !== bytes) throw storageError('CACHE_FILE', { path: this.path, rule: `truncated at ${offset + got}` });
-    return buffer;
-  }
-
-  private checkFile(): string | null {
-    const headerAt = align4096(this.info.ciUncompressedSize);
-    const bytes = fstatSync(this.fd).size;
-    if (bytes !== headerAt + CCT_HEADER_BYTES) return `${bytes} bytes`;
-    return checkHeader(this.info, this.read(headerAt, CCT_HEADER_BYTES));
+    return readExactly(this.fd, this.path, offset, bytes);
   }
 
   /** Every entry, in order: a table that lets two chunks overlap could undo a digest that was checked. */
   private async validate(): Promise<void> {
-    const { info } = this;
-    const limits = { compressedEnd: chunkDataBytes(info), uncompressedEnd: align4096(info.uncompressedSize) };
+    const { info, contexts, storedEnd } = this;
+    for (let index = 0; index < (contexts?.table.count ?? 0); index++) {
+      const rule = contexts?.check(index, storedEnd) ?? null;
+      if (rule !== null) throw refusal(info, rule);
+      if (index % VALIDATE_CONTEXTS_PER_TURN === VALIDATE_CONTEXTS_PER_TURN - 1) await nextTurn();
+    }
+    const limits = { storedEnd, uncompressedEnd: align4096(info.uncompressedSize) };
     let end = 0;
     for (let from = 0; from < info.chunkCount; from += VALIDATE_ENTRIES_PER_TURN) {
       const entries = Math.min(VALIDATE_ENTRIES_PER_TURN, info.chunkCount - from);
       const bytes = this.read(from * this.entryBytes, entries * this.entryBytes);
       for (let i = 0; i < entries; i++) {
         const chunk = decodeChunkInfo(bytes, i * this.entryBytes, info.features);
-        const rule = chunk.uncompressedOffset < end ? 'overlaps the one before' : checkChunk(info, chunk, limits);
+        const rule = chunk.uncompressedOffset < end ? 'overlaps the one before' : this.checkChunk(chunk, limits);
         if (rule !== null) throw refusal(info, `chunk ${from + i} ${rule}`);
         end = chunk.uncompressedOffset + chunk.uncompressedSize;
       }
       if (from + entries < info.chunkCount) await nextTurn();
     }
   }
+
+  /** Item 30. */
+  private checkChunk(chunk: ChunkInfo, limits: { storedEnd: number; uncompressedEnd: number }): string | null {
+    const { info } = this;
+    const { flags } = chunk;
+    if (flags & CHUNK_FLAG.ENCRYPTED && info.cipher === 0) return 'has flags its blob has not';
+    if (chunk.uncompressedSize > info.chunkSize) return `is ${chunk.uncompressedSize} bytes long`;
+    if (chunk.uncompressedOffset + chunk.uncompressedSize > limits.uncompressedEnd) return 'ends behind the blob';
+    if (flags & (CHUNK_FLAG.ZRAN | CHUNK_FLAG.BATCH)) return checkMember(chunk, this.contexts, limits.storedEnd);
+    if (flags & CHUNK_FLAG.HAS_CRC32 && chunk.low === 0) return 'promises a CRC and has none';
+    if (chunk.compressedSize === 0) return 'has no stored bytes';
+    const storedBytes = this.isEstimated ? 1 : chunk.compressedSize;
+    if (chunk.compressedOffset + storedBytes > limits.storedEnd) return 'ends behind the chunk data';
+    const isRaw = (flags & (CHUNK_FLAG.COMPRESSED | CHUNK_FLAG.ENCRYPTED)) === 0;
+    if (isRaw && chunk.compressedSize !== chunk.uncompressedSize) return 'is raw and has two sizes';
+    return null;
+  }
 }
 
-/** Item 28: the header must say what the image's blob entry says. */
-function checkHeader(info: BlobInfo, bytes: Buffer): string | null {
-  const header = decodeCctHeader(bytes);
+/** The blob's contexts, or what is wrong with a cached file. */
+function checkFile(info: BlobInfo, path: string, fd: number): ContextTable | null | string {
+  const headerAt = align4096(info.ciUncompressedSize);
+  const bytes = fstatSync(fd).size;
+  if (bytes !== headerAt + CCT_HEADER_BYTES) return `${bytes} bytes`;
+  return checkHeader(info, decodeCctHeader(readExactly(fd, path, headerAt, CCT_HEADER_BYTES)));
+}
+
+function readExactly(fd: number, path: string, offset: number, bytes: number): Buffer {
+  const buffer = Buffer.allocUnsafeSlow(bytes);
+  const got = readSync(fd, buffer, 0, bytes, offset);
+  if (got !== bytes) throw storageError('CACHE_FILE', { path, rule: `truncated at ${offset + got}` });
+  return buffer;
+}
+
+async function closedUnless(meta: BlobMeta, works: () => Promise<void>): Promise<void> {
+  try {
+    await works();
+  } catch (error) {
+    meta.close();
+    throw error;
+  }
+}
+
+/** Item 28: the header must say what the image's blob entry says. The contexts it announces, or the broken rule. */
+function checkHeader(info: BlobInfo, header: CctHeader | null): ContextTable | null | string {
   if (header === null) return 'header without its magic';
   if (header.chunkCount !== info.chunkCount)
     return `header counts ${header.chunkCount} chunks, image ${info.chunkCount}`;
@@ -163,10 +257,19 @@ function checkHeader(info: BlobInfo, bytes: Buffer): string | null {
   if (header.ciOffset !== info.ciOffset) return `header names offset ${header.ciOffset}, image ${info.ciOffset}`;
   if (header.ciCompressedSize !== info.ciCompressedSize) return `header names ${header.ciCompressedSize} stored bytes`;
   if (header.ciUncompressedSize !== info.ciUncompressedSize) return `header names ${header.ciUncompressedSize} bytes`;
-  // Entries without contexts only: zran and batch are refused before (`blob-slots.ts`).
-  if (info.ciUncompressedSize !== info.chunkCount * chunkInfoBytes(info.features))
-    return 'table size does not fit count';
-  return null;
+  const infos = info.chunkCount * chunkInfoBytes(info.features);
+  const most = Math.min(TABLE_BYTES_MAX, ciBytesMax(info, chunkInfoBytes(info.features)));
+  if (info.ciUncompressedSize < infos || info.ciUncompressedSize > most) return 'table size does not fit count';
+  return contextTable(info, header);
+}
+
+/** A meta blob that holds nothing but the table is vouched for by the image (rafs-format 2.5). */
+function checkMetaDigest(info: BlobInfo, bytes: Buffer): void {
+  if (!(info.features & FEATURE.SEPARATE) || info.ciOffset !== 0) return;
+  const digest = info.extra.subarray(META_BLOB.digest, META_BLOB.size);
+  const metaBytes = readU64(Buffer.from(info.extra), META_BLOB.size);
+  if (metaBytes !== bytes.length || digest.every((byte) => byte === 0)) return;
+  if (!DIGESTS.sha256.digest(bytes).equals(digest)) throw refusal(info, 'the meta blob has another digest');
 }
 
 /** Item 29: decoded with the declared size as a hard cap. */
@@ -176,25 +279,8 @@ async function decodeTable(info: BlobInfo, stored: Buffer): Promise<Buffer> {
   return CODECS[compressor].decompressAsync(stored, info.ciUncompressedSize);
 }
 
-/** Item 30 for one entry of a blob without zran, batch and encryption. */
-function checkChunk(
-  info: BlobInfo,
-  chunk: ChunkInfo,
-  limits: { compressedEnd: number; uncompressedEnd: number },
-): string | null {
-  const isCompressed = (chunk.flags & CHUNK_FLAG.COMPRESSED) !== 0;
-  if (chunk.flags & (CHUNK_FLAG.ZRAN | CHUNK_FLAG.BATCH | CHUNK_FLAG.ENCRYPTED)) return 'has flags its blob has not';
-  if (chunk.uncompressedSize > info.chunkSize) return `is ${chunk.uncompressedSize} bytes long`;
-  if (chunk.uncompressedOffset + chunk.uncompressedSize > limits.uncompressedEnd) return 'ends behind the blob';
-  if (chunk.compressedOffset + chunk.compressedSize > limits.compressedEnd) return 'ends behind the chunk data';
-  if (chunk.compressedSize === 0) return 'has no stored bytes';
-  if (!isCompressed && chunk.compressedSize !== chunk.uncompressedSize) return 'is raw and has two sizes';
-  if (chunk.flags & CHUNK_FLAG.HAS_CRC32 && chunk.low === 0) return 'promises a CRC and has none';
-  return null;
-}
-
-/** Writes the cache form next to its place and moves it there complete. */
-async function store(path: string, table: Buffer, header: Buffer): Promise<void> {
+/** Writes the cache form next to its place; the name it has until it is moved there. */
+async function store(path: string, table: Buffer, header: Buffer): Promise<string> {
   const temporary = temporaryName(path);
   let file: FileHandle | null = null;
   try {
@@ -205,17 +291,20 @@ async function store(path: string, table: Buffer, header: Buffer): Promise<void>
     await writeAll(file, header, align4096(table.length));
     await file.close();
     file = null;
-    // Whoever has the old file open keeps it.
-    renameSync(temporary, path);
+    return temporary;
   } catch (error) {
-    throw cacheError(path, error);
-  } finally {
     await file?.close().catch(() => {});
-    try {
-      unlinkSync(temporary);
-    } catch {
-      // Moved away, never made, or its directory is gone.
-    }
+    unlinkIfThere(temporary);
+    throw cacheError(path, error);
+  }
+}
+
+/** Moved away, never made, or its directory is gone: all the same. */
+function unlinkIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // See above.
   }
 }
 

@@ -9,17 +9,17 @@
  * read tries again; a lock is never waited for while another is held, and dies with the process.
  */
 import { setMaxListeners } from 'node:events';
-import { write } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
-import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
+import type { Unit } from './blob-contexts.ts';
 import { BlobMeta } from './blob-meta.ts';
-import { type CacheFiles, cacheError } from './cache-files.ts';
+import type { CacheFiles } from './cache-files.ts';
+import { ChunkInstaller } from './chunk-installer.ts';
 import { ChunkLocks } from './chunk-locks.ts';
-import { decodeChunk, isBad } from './decode-chunk.ts';
+import { cipherOf } from './cipher.ts';
 import { storageError } from './errors.ts';
-import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation } from './fetch-plan.ts';
+import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation, unitKey } from './fetch-plan.ts';
+import type { EntryPoint } from './inflate.ts';
 import { PendingChunks } from './pending-chunks.ts';
 import { DEMAND_POLICY } from './retry.ts';
 import type { StoreStats } from './stats.ts';
@@ -37,8 +37,6 @@ const LOCK_POLL_MAX_MS = 20;
  */
 const LOCK_WAIT_MS = DEMAND_POLICY.deadlineMs + 5_000;
 
-const writeAt = promisify(write);
-
 export interface BlobOptions {
   validate: boolean;
   amplifyIoBytes: number;
@@ -50,6 +48,8 @@ export class Blob {
   private meta: Promise<BlobMeta> | null = null;
   private readonly speculation = new Speculation();
   private readonly locks: ChunkLocks;
+  private readonly installer: ChunkInstaller;
+  private opened: BlobMeta | null = null;
   private readonly closing = new AbortController();
   private running = 0;
   private drained: (() => void) | null = null;
@@ -59,10 +59,18 @@ export class Blob {
     readonly files: CacheFiles,
     private readonly options: BlobOptions,
     private readonly readRange: ReadRange,
+    /** Of the object that holds the chunk table: the blob itself, or its meta blob. */
+    private readonly readMeta: ReadRange,
     private readonly stats: StoreStats,
-    private readonly log: Logger,
+    log: Logger,
   ) {
     this.locks = new ChunkLocks(() => files.lockFd);
+    const entryOf = (unit: Unit) => this.entryOf(unit);
+    const decoding = { info, cipher: cipherOf(info), entryOf };
+    const { validate } = options;
+    this.installer = new ChunkInstaller(decoding, validate, files, this.pending, stats, log, () =>
+      this.throwIfClosed(),
+    );
     // One listener per request under way: more than ten are no leak here.
     setMaxListeners(0, this.closing.signal);
   }
@@ -215,54 +223,36 @@ export class Blob {
 
   private async fetchRange(range: FetchRange): Promise<void> {
     const bytes = await this.read(range.offset, range.bytes);
-    // Those a reader waits for first.
-    const rank = ({ index }: PlannedChunk) => (this.pending.isWanted(index) ? 0 : 1);
-    const order = [...range.chunks].sort((a, b) => rank(a) - rank(b));
-    for (const chunk of order) {
-      const at = chunk.info.compressedOffset - range.offset;
-      const stored = bytes.subarray(at, at + chunk.info.compressedSize);
-      await this.install(chunk, stored);
+    for (const chunks of this.unitsOf(range)) {
+      const { compressedOffset, compressedSize } = chunks[0].info;
+      const at = compressedOffset - range.offset;
+      const again = () => this.read(compressedOffset, compressedSize);
+      await this.installer.install(chunks, bytes.subarray(at, at + compressedSize), again);
     }
   }
 
-  /** A chunk that does not decode or verify is fetched once more, alone; then it is an error of this chunk only. */
-  private async install(chunk: PlannedChunk, stored: Buffer): Promise<void> {
-    try {
-      await this.store(chunk, stored);
-    } catch (error) {
-      if (!isBad(error)) throw error;
-      this.stats.badChunks++;
-      this.log.warn(`blob ${this.info.id}: ${explain(error)}; fetching it once more`);
-      try {
-        await this.store(chunk, await this.read(chunk.info.compressedOffset, chunk.info.compressedSize));
-      } catch (again) {
-        if (!isBad(again)) throw again;
-        this.pending.settle(chunk.index, again);
-      }
+  /** Chunks that are stored together, together; those a reader waits for first. */
+  private unitsOf(range: FetchRange): PlannedChunk[][] {
+    const units = new Map<string, PlannedChunk[]>();
+    for (const chunk of range.chunks) {
+      const key = unitKey(chunk);
+      const unit = units.get(key);
+      if (unit === undefined) units.set(key, [chunk]);
+      else unit.push(chunk);
     }
-  }
-
-  /** Decodes, verifies, writes, marks. */
-  private async store(chunk: PlannedChunk, stored: Buffer): Promise<void> {
-    const { validate } = this.options;
-    const expected = validate ? this.pending.digestsOf(chunk.index)(chunk.index) : null;
-    const bytes = await decodeChunk(this.info, chunk, stored, { validate, expected });
-    this.throwIfClosed();
-    try {
-      for (let done = 0; done < bytes.length; ) {
-        const at = chunk.info.uncompressedOffset + done;
-        done += (await writeAt(this.files.dataFd, bytes, done, bytes.length - done, at)).bytesWritten;
-      }
-      await this.files.map.markReady(chunk.index);
-    } catch (error) {
-      throw cacheError(this.files.dataPath, error);
-    }
-    this.stats.chunksFetched++;
-    this.pending.settle(chunk.index);
+    const rank = (unit: PlannedChunk[]) => (unit.some(({ index }) => this.pending.isWanted(index)) ? 0 : 1);
+    return [...units.values()].sort((a, b) => rank(a) - rank(b));
   }
 
   private read(offset: number, bytes: number): Promise<Buffer> {
     return this.readRange(offset, bytes, this.closing.signal);
+  }
+
+  /** Units come out of the chunk table, which is open then. */
+  private entryOf(unit: Unit): EntryPoint {
+    const contexts = this.opened?.contexts ?? null;
+    if (contexts === null) throw storageError('BLOB_META', { blobId: this.info.id, rule: 'no contexts' });
+    return contexts.entryPoint(unit);
   }
 
   /** The chunk table, opened once; a failure is not remembered. */
@@ -284,7 +274,11 @@ export class Blob {
       await sleep(LOCK_POLL_MAX_MS);
     }
     try {
-      return await BlobMeta.open(this.info, this.files.metaPath, (offset, bytes) => this.read(offset, bytes));
+      const { signal } = this.closing;
+      this.opened = await BlobMeta.open(this.info, this.files.metaPath, (offset, bytes) =>
+        this.readMeta(offset, bytes, signal),
+      );
+      return this.opened;
     } finally {
       this.locks.giveMeta();
     }

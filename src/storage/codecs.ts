@@ -7,6 +7,7 @@
 import { createRequire } from 'node:module';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { storageError } from './errors.ts';
+import { gunzipUpTo } from './inflate.ts';
 import type { Compressor } from './types.ts';
 
 export interface Codec {
@@ -30,14 +31,16 @@ export interface Codec {
  */
 const TURN_BYTES_MAX = 4 << 20;
 
-/** zstd level the reference builder uses. */
+/** Levels the reference builder uses. */
 const ZSTD_LEVEL = 3;
+const GZIP_LEVEL = 6;
 
 /** Largest decoded size anything in an image may claim: 16 MiB chunks, and a chunk table of 24 << 24 bytes. */
 export const DECODED_BYTES_MAX = 24 * (1 << 24);
 
 const require = createRequire(import.meta.url);
 
+const zlib = once(() => require('node:zlib') as typeof import('node:zlib'));
 const lz4 = once(() => require('lz4-napi') as typeof import('lz4-napi'));
 const zstd = once(() => {
   const binding = require('zstd-napi/binding.js') as typeof import('zstd-napi/binding.js');
@@ -65,9 +68,9 @@ export const CODECS: Record<Compressor, Codec> = {
   },
   gzip: {
     id: 2,
-    compress: gzipSlot,
-    decompress: gzipSlot,
-    decompressAsync: async () => gzipSlot(),
+    compress: (bytes) => zlib().gzipSync(bytes, { level: GZIP_LEVEL }),
+    decompress: decompressGzip,
+    decompressAsync: decompressGzipAsync,
   },
   zstd: {
     id: 3,
@@ -146,12 +149,22 @@ async function decompressZstdAsync(bytes: Uint8Array, size: number): Promise<Buf
   return exactly('zstd', bytes, output.subarray(0, produced), size);
 }
 
-/** gzip chunks occur in stargz conversions and zran blobs only; both are slots of their own. */
-function gzipSlot(): never {
-  throw storageError('UNSUPPORTED', {
-    what: 'compressor gzip',
-    instead: 'convert the image with lz4_block or zstd',
-  });
+/** What follows the wanted bytes is ignored: sizes of stargz chunks are estimates (rafs-format 3.2). */
+async function decompressGzipAsync(bytes: Uint8Array, size: number): Promise<Buffer> {
+  checkSize('gzip', bytes, size);
+  let output: Buffer;
+  try {
+    output = await gunzipUpTo(bytes, size); // on libuv's threads
+  } catch (error) {
+    throw decodeError('gzip', bytes, size, error);
+  }
+  return exactly('gzip', bytes, output, size);
+}
+
+function decompressGzip(bytes: Uint8Array, size: number): Buffer {
+  checkSize('gzip', bytes, size);
+  const output = attempt('gzip', bytes, size, () => zlib().gunzipSync(bytes, { maxOutputLength: size }));
+  return exactly('gzip', bytes, output, size);
 }
 
 function checkSize(compressor: Compressor, bytes: Uint8Array, size: number): void {

@@ -33,6 +33,8 @@ const FORGIVEN_AFTER_MS = 10_000;
 export const GAP_BYTES_MAX = 64 << 10;
 /** A request ends here, so that its first chunk is not kept waiting by its last; one chunk may be longer. */
 export const RANGE_BYTES_MAX = 2 << 20;
+/** Members of one unit looked for on each side of a wanted one: 16 MiB of chunks of 4 KiB. */
+const UNIT_CHUNKS_MAX = 4096;
 /** And after this many chunks, however well they compress: each costs some 50 µs of main thread. */
 const RANGE_CHUNKS_MAX = 1024;
 
@@ -72,15 +74,19 @@ export function planFetch(input: PlanInput): Plan {
   ranges.forEach((range, position) => {
     let spent = 0;
     for (const chunk of chunksInGaps(range, input)) add(range, chunk);
-    range.chunks.sort((a, b) => a.info.compressedOffset - b.info.compressedOffset);
+    for (const chunk of restOfUnits(range, input)) add(range, chunk);
+    range.chunks.sort(byPlace);
     const limit = ranges[position + 1]?.offset ?? Number.POSITIVE_INFINITY;
     for (let next = lastIndex(range) + 1; next < input.chunkCount && input.isMissing(next); next++) {
       const info = input.infoOf(next);
       const end = info.compressedOffset + info.compressedSize;
-      const isNext = info.compressedOffset === range.offset + range.bytes && end <= limit && !isFull(range);
-      if (!isNext || end - range.offset > input.windowBytes || spent + info.compressedSize > budget) break;
+      const rangeEnd = range.offset + range.bytes;
+      // Members of one unit share their bytes, and neighbouring zran units overlap.
+      const isNext = info.compressedOffset <= rangeEnd && info.compressedOffset >= range.offset && end <= limit;
+      const cost = Math.max(0, end - rangeEnd);
+      if (!isNext || isFull(range) || end - range.offset > input.windowBytes || spent + cost > budget) break;
       add(range, { index: next, info });
-      spent += info.compressedSize;
+      spent += cost;
     }
     budget -= spent;
     const bytes = gaps[position] + spent;
@@ -94,7 +100,7 @@ export function planFetch(input: PlanInput): Plan {
  * within `gapBudgetBytes`.
  */
 export function mergeChunks(chunks: readonly PlannedChunk[], gapBudgetBytes: number): FetchRange[] {
-  const sorted = [...chunks].sort((a, b) => a.info.compressedOffset - b.info.compressedOffset);
+  const sorted = [...chunks].sort(byPlace);
   const ranges: FetchRange[] = [];
   let budget = gapBudgetBytes;
   for (const chunk of sorted) {
@@ -103,7 +109,8 @@ export function mergeChunks(chunks: readonly PlannedChunk[], gapBudgetBytes: num
     if (current !== undefined) {
       const gap = Math.max(0, compressedOffset - (current.offset + current.bytes));
       const bytes = compressedOffset + compressedSize - current.offset;
-      if (gap <= Math.min(GAP_BYTES_MAX, budget) && bytes <= RANGE_BYTES_MAX && !isFull(current)) {
+      const isFree = bytes <= current.bytes;
+      if (isFree || (gap <= Math.min(GAP_BYTES_MAX, budget) && bytes <= RANGE_BYTES_MAX && !isFull(current))) {
         append(current, chunk);
         budget -= gap;
         continue;
@@ -112,6 +119,11 @@ export function mergeChunks(chunks: readonly PlannedChunk[], gapBudgetBytes: num
     ranges.push({ offset: compressedOffset, bytes: compressedSize, chunks: [chunk] });
   }
   return ranges;
+}
+
+/** By what is stored, then as numbered: members of one unit stay together. */
+function byPlace(a: PlannedChunk, b: PlannedChunk): number {
+  return a.info.compressedOffset - b.info.compressedOffset || a.index - b.index;
 }
 
 function isFull(range: FetchRange): boolean {
@@ -133,7 +145,7 @@ function chunksInGaps(range: FetchRange, input: PlanInput): PlannedChunk[] {
     const from = before.info.compressedOffset + before.info.compressedSize;
     if (after.info.compressedOffset <= from) continue;
     // Chunks have at least one stored byte each, so a gap bounds how many indexes are looked at.
-    const last = Math.min(after.index, before.index + 1 + GAP_BYTES_MAX);
+    const last = Math.min(after.index, before.index + 1 + GAP_BYTES_MAX, input.chunkCount);
     for (let index = before.index + 1; index < last; index++) {
       const info = input.infoOf(index);
       const isInside =
@@ -145,8 +157,38 @@ function chunksInGaps(range: FetchRange, input: PlanInput): PlannedChunk[] {
   return found;
 }
 
+/** Missing chunks that come out of the units of a range for nothing: they are decoded with the wanted ones. */
+function restOfUnits(range: FetchRange, input: PlanInput): PlannedChunk[] {
+  const found: PlannedChunk[] = [];
+  const seen = new Set(range.chunks.map(({ index }) => index));
+  const units = new Set<string>();
+  for (const chunk of [...range.chunks]) {
+    const unit = unitKey(chunk);
+    if (chunk.info.unit === undefined || units.has(unit)) continue;
+    units.add(unit);
+    for (const step of [-1, 1]) {
+      for (let i = 1; i <= UNIT_CHUNKS_MAX; i++) {
+        const index = chunk.index + step * i;
+        if (index < 0 || index >= input.chunkCount) break;
+        const member = { index, info: input.infoOf(index) };
+        if (member.info.unit === undefined || unitKey(member) !== unit) break;
+        if (!seen.has(index) && input.isMissing(index)) found.push(member);
+        seen.add(index);
+      }
+    }
+  }
+  return found;
+}
+
+/** Chunks with equal keys come out of one stored unit; that of a chunk stored alone is its own. */
+export function unitKey({ index, info }: PlannedChunk): string {
+  return info.unit === undefined ? `chunk ${index}` : `${info.unit.kind} ${info.compressedOffset} ${info.high}`;
+}
+
+/** Stored bytes of a range that somebody asked for; units count once. */
 function storedBytes(range: FetchRange): number {
-  return range.chunks.reduce((sum, chunk) => sum + chunk.info.compressedSize, 0);
+  const units = new Map(range.chunks.map((chunk) => [unitKey(chunk), chunk.info.compressedSize]));
+  return [...units.values()].reduce((sum, bytes) => sum + bytes, 0);
 }
 
 function lastIndex(range: FetchRange): number {

@@ -7,15 +7,18 @@ import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import { type Backend, checkBackend, checkBlobId, openBackend } from './backend.ts';
 import { Blob, type ReadRange } from './blob.ts';
+import { ciBytesMax } from './blob-contexts.ts';
 import {
   CHUNKS_PER_BLOB_MAX,
   checkFeatures,
   chunkInfoBytes,
+  DIGEST_BYTES,
   FEATURE,
   hasChunkTable,
   UNCOMPRESSED_BLOB_BYTES_MAX,
 } from './blob-layout.ts';
 import { CacheFiles } from './cache-files.ts';
+import { cipherOf } from './cipher.ts';
 import type { BackendConfig, StorageConfig } from './config.ts';
 import { storageError } from './errors.ts';
 import { Gate } from './gate.ts';
@@ -134,7 +137,9 @@ export class BlobStore {
       this.log.warn(`cache of blob ${info.id}: ${explain(error)}; reads of missing chunks fail until that is solved`);
     }
     const backend = this.shareBackend(config.backend);
-    const blob = new Blob(info, files, config, this.reader(info.id, backend), this.stats, this.log);
+    const read = this.reader(info.id, backend);
+    const readMeta = this.reader(metaObjectId(info), backend);
+    const blob = new Blob(info, files, config, read, readMeta, this.stats, this.log);
     const shared = { key, blob, users: 0, backend };
     this.blobs.set(key, shared);
     return shared;
@@ -192,10 +197,6 @@ export class BlobStore {
 
 /** Kinds of blobs whose reading is still to be built, each by its name. */
 const SLOTS: readonly [bit: number, what: string][] = [
-  [FEATURE.ZRAN, 'a zran blob (OCI reference image)'],
-  [FEATURE.SEPARATE, 'a blob with separate metadata (OCI reference image)'],
-  [FEATURE.BATCH, 'a blob with batched chunks'],
-  [FEATURE.ENCRYPTED, 'an encrypted blob'],
   [FEATURE.TARFS, 'a tarfs blob'],
   [FEATURE.EXTERNAL, 'an external blob'],
 ];
@@ -206,15 +207,27 @@ function checkBlob(info: BlobInfo): void {
   for (const [bit, what] of SLOTS) {
     if (info.features & bit) throw storageError('UNSUPPORTED', { what: `${what}, ${info.id},`, instead });
   }
-  if (info.cipher !== 0) throw storageError('UNSUPPORTED', { what: `an encrypted blob, ${info.id},`, instead });
-  if (info.compressor === 'gzip') throw storageError('UNSUPPORTED', { what: `gzip blob ${info.id}`, instead });
+  cipherOf(info);
+  checkBlobId(metaObjectId(info));
   const refuse = (rule: string) => storageError('BLOB_META', { blobId: info.id, rule });
   if (!isCount(info.chunkCount, CHUNKS_PER_BLOB_MAX)) throw refuse(`${info.chunkCount} chunks`);
   if (!isCount(info.uncompressedSize, UNCOMPRESSED_BLOB_BYTES_MAX)) throw refuse(`${info.uncompressedSize} bytes`);
   if (info.chunkCount > 0 && !hasChunkTable(info)) throw refuse('chunks without a chunk table');
-  if (hasChunkTable(info) && info.ciUncompressedSize !== info.chunkCount * chunkInfoBytes(info.features)) {
-    throw refuse('chunk table size does not fit the chunk count');
+  const entryBytes = chunkInfoBytes(info.features);
+  const isSizeLegal =
+    info.ciUncompressedSize >= info.chunkCount * entryBytes && info.ciUncompressedSize <= ciBytesMax(info, entryBytes);
+  if (hasChunkTable(info) && !isSizeLegal) throw refuse('chunk table size does not fit the chunk count');
+}
+
+/** Object that holds the chunk table: the blob, or the meta blob of an image whose data is somebody else's (3.11). */
+function metaObjectId(info: BlobInfo): string {
+  if (!(info.features & FEATURE.SEPARATE)) return info.id;
+  if (info.metaId !== undefined) return info.metaId;
+  const digest = info.extra.subarray(0, DIGEST_BYTES);
+  if (digest.every((byte) => byte === 0)) {
+    throw storageError('BLOB_META', { blobId: info.id, rule: 'its meta blob has no name' });
   }
+  return Buffer.from(digest).toString('hex');
 }
 
 function isCount(value: number, max: number): boolean {

@@ -31,9 +31,12 @@ export interface BlobInfo {
   tocSize: number;
   /** SHA-256, 32 bytes; null = do not verify. */
   tocDigest: Uint8Array | null;
-  /** Raw bytes 168..216 of the table entry: key and IV, or meta-blob digest and size (slots not built yet read them). */
+  /** Cipher number, 0 = none. */
   cipher: number;
+  /** Raw bytes 168..216 of the table entry: key and IV where there is a cipher, else meta-blob digest and size. */
   extra: Uint8Array;
+  /** SEPARATE blobs: object that holds the chunk table; without it the digest in `extra` names it. */
+  metaId?: string;
   /**
    * True: the blob has no blob.meta (RAFS v5, tarfs). Every `WantedChunk` then carries its `source`, `ci*` are 0, and
    * `chunkCount` is the chunk map's size. `compressedSize` 0 means unknown. What one image says of a chunk binds only

@@ -1,0 +1,96 @@
+/**
+ * The last three stages of a fetch: decode, verify, write. Takes the stored bytes of one unit (a chunk, a batch, a zran
+ * range) and puts the chunks that come out of it into the cache file. What is wrong with a chunk is an error of that
+ * chunk alone; a cache that cannot be written is one of the whole range.
+ */
+import { write } from 'node:fs';
+import { promisify } from 'node:util';
+import { explain } from '../common/app-error.ts';
+import type { Logger } from '../common/log.ts';
+import { cacheError } from './cache-files.ts';
+import { type Decoding, decodeUnit, isBad, memberOf, verifyChunk } from './decode-chunk.ts';
+import type { PlannedChunk } from './fetch-plan.ts';
+import type { PendingChunks } from './pending-chunks.ts';
+import type { StoreStats } from './stats.ts';
+
+const writeAt = promisify(write);
+
+/** Where chunks end up: `CacheFiles`, or files of one mount alone. */
+export interface ChunkSink {
+  readonly dataFd: number;
+  readonly dataPath: string;
+  readonly map: { markReady(chunk: number): Promise<void> };
+}
+
+export class ChunkInstaller {
+  constructor(
+    private readonly blob: Decoding,
+    private readonly validate: boolean,
+    private readonly sink: ChunkSink,
+    private readonly pending: PendingChunks,
+    private readonly stats: StoreStats,
+    private readonly log: Logger,
+    private readonly throwIfClosed: () => void,
+  ) {}
+
+  /**
+   * Settles every chunk of the unit. Bytes that do not decode or verify are fetched once more.
+   * @param again fetches the unit's stored bytes anew
+   * @throws what ends the whole range: the blob was closed, the cache cannot be written, the second fetch failed
+   */
+  async install(chunks: PlannedChunk[], stored: Buffer, again: () => Promise<Buffer>): Promise<void> {
+    const failed = await this.attempt(chunks, stored);
+    const bad = failed.filter(({ error }) => isBad(error));
+    for (const { chunk, error } of failed) {
+      if (!isBad(error)) this.pending.settle(chunk.index, error);
+    }
+    if (bad.length === 0) return;
+    this.stats.badChunks += bad.length;
+    this.log.warn(`blob ${this.blob.info.id}: ${explain(bad[0].error)}; fetching it once more`);
+    const second = await this.attempt(
+      bad.map(({ chunk }) => chunk),
+      await again(),
+    );
+    for (const { chunk, error } of second) this.pending.settle(chunk.index, error);
+  }
+
+  /** Installs what is right; the rest with its errors. */
+  private async attempt(chunks: PlannedChunk[], stored: Buffer): Promise<{ chunk: PlannedChunk; error: unknown }[]> {
+    let bytes: Buffer;
+    try {
+      bytes = await decodeUnit(this.blob, chunks[0], stored);
+    } catch (error) {
+      return chunks.map((chunk) => ({ chunk, error }));
+    }
+    const failed: { chunk: PlannedChunk; error: unknown }[] = [];
+    for (const chunk of chunks) {
+      const own = memberOf(chunk, bytes);
+      try {
+        // Looking the digest up may fail too: the bootstrap's chunk table is read then.
+        const expected = this.validate ? this.pending.digestsOf(chunk.index)(chunk.index) : null;
+        await verifyChunk(this.blob.info, chunk, own, { validate: this.validate, expected });
+      } catch (error) {
+        failed.push({ chunk, error });
+        continue;
+      }
+      await this.write(chunk, own);
+    }
+    return failed;
+  }
+
+  private async write(chunk: PlannedChunk, bytes: Buffer): Promise<void> {
+    this.throwIfClosed();
+    const { sink } = this;
+    try {
+      for (let done = 0; done < bytes.length; ) {
+        const at = chunk.info.uncompressedOffset + done;
+        done += (await writeAt(sink.dataFd, bytes, done, bytes.length - done, at)).bytesWritten;
+      }
+      await sink.map.markReady(chunk.index);
+    } catch (error) {
+      throw cacheError(sink.dataPath, error);
+    }
+    this.stats.chunksFetched++;
+    this.pending.settle(chunk.index);
+  }
+}
