@@ -39,14 +39,6 @@ if [ -e "$prefix/include/node/node_api.h" ]; then
   export npm_config_nodedir="$prefix"
 fi
 
-# npm writes this file last.
-[ -e node_modules/.package-lock.json ] && exit 0
-
-# Node's headers lie beside it in its own archives: native packages are compiled against those, nothing is fetched.
-prefix=$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")
-if [ -e "$prefix/include/node/node_api.h" ]; then
-  export npm_config_nodedir="$prefix"
-fi
-# Not `npm ci`: it refuses a lock file written where the registry has no packages for other platforms; `install` takes
-# the locked versions just the same, and --no-save leaves both package files alone.
-npm install --no-save --no-audit --no-fund
+# Not `npm ci`: it refuses a lock file made where the registry lacked optional packages of other platforms. This takes
+# the locked versions all the same and changes no tracked file. npm writes the tested file last.
+[ -e node_modules/.package-lock.json ] || npm install --no-save --no-audit --no-fund
