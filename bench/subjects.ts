@@ -1,0 +1,187 @@
+/** What is measured: our built daemon as users start it, its peers, each on core 1. */
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { request } from 'node:http';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { BenchClient, type Node } from './client.ts';
+import { REPOSITORY, type Tree } from './tree.ts';
+
+export const BACKEND_CORE = '1';
+const START_MS_MAX = 20_000;
+
+export type SubjectName = 'ours' | 'nydusd' | 'virtiofsd' | 'virtiofsd-c' | 'null';
+
+export interface Subject {
+  name: SubjectName;
+  version: string;
+  pids: number[];
+  client: BenchClient;
+  /** Roots of what it serves. */
+  share: Node | null;
+  image: Node | null;
+  stop(): void;
+}
+
+/** Path of a program given by an environment variable or found on PATH; null when there is none. */
+export function findProgram(name: string, variable: string): string | null {
+  const given = process.env[variable];
+  if (given !== undefined) return given;
+  for (const dir of (process.env['PATH'] ?? '').split(delimiter)) {
+    if (existsSync(join(dir, name))) return join(dir, name);
+  }
+  return null;
+}
+
+const C_VIRTIOFSD = '/usr/lib/qemu/virtiofsd';
+
+/** Program of each subject, null where it is missing. */
+export function programOf(name: SubjectName): string | null {
+  if (name === 'ours') return join(REPOSITORY, 'bin', 'nydusd');
+  if (name === 'nydusd') return findProgram('nydusd', 'NYDUSD');
+  if (name === 'virtiofsd') return findProgram('virtiofsd', 'VIRTIOFSD');
+  if (name === 'virtiofsd-c') return existsSync(C_VIRTIOFSD) ? C_VIRTIOFSD : null;
+  return process.execPath;
+}
+
+export function versionOf(program: string): string {
+  const { stdout, stderr } = spawnSync(program, ['--version'], { encoding: 'utf8' });
+  const lines = `${stdout}${stderr}`.trim().split('\n');
+  return (lines.find((line) => /version/i.test(line)) ?? lines[0] ?? '').replace(/^Version:\s*/, '').trim();
+}
+
+const pinned = (program: string, args: readonly string[]): ChildProcess =>
+  spawn('taskset', ['-c', BACKEND_CORE, program, ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
+
+/** Starts `name` on the tree and connects to it. @throws when it does not come up; its messages are part of the text */
+export async function startSubject(name: SubjectName, program: string, tree: Tree): Promise<Subject> {
+  const dir = mkdtempSync(join(tmpdir(), 'bench-'));
+  const sock = join(dir, 'fs.sock');
+  const api = join(dir, 'api.sock');
+  const child = pinned(program, argvOf(name, sock, api, tree));
+  let said = '';
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    said = (said + text).slice(-4000);
+  });
+  const stop = (): void => {
+    child.kill('SIGKILL');
+    rmSync(dir, { recursive: true, force: true });
+  };
+  try {
+    const daemon = name === 'ours' || name === 'nydusd';
+    await until(() => existsSync(sock) && (!daemon || existsSync(api)), child);
+    if (daemon) await mountBoth(api, dir, tree);
+    const client = new BenchClient(sock);
+    const root = { low: 1, high: 0 };
+    return {
+      name,
+      version: name === 'null' ? '' : versionOf(program),
+      pids: [child.pid as number],
+      client,
+      share: daemon ? client.walk(root, 'share') : root,
+      image: daemon ? client.walk(root, 'image') : name === 'null' ? root : null,
+      stop: () => {
+        client.close();
+        stop();
+      },
+    };
+  } catch (error) {
+    stop();
+    throw new Error(`${name} does not start: ${error instanceof Error ? error.message : error}\n${said}`);
+  }
+}
+
+function argvOf(name: SubjectName, sock: string, api: string, tree: Tree): string[] {
+  switch (name) {
+    case 'ours':
+      return ['virtiofs', '--sock', sock, '--apisock', api];
+    case 'nydusd':
+      return ['virtiofs', '--rlimit-nofile', '0', '--log-level', 'warn', '--sock', sock, '--apisock', api];
+    case 'virtiofsd':
+      return [
+        '--socket-path',
+        sock,
+        '--shared-dir',
+        tree.share,
+        '--sandbox',
+        'none',
+        '--cache',
+        'auto',
+        '--log-level',
+        'warn',
+      ];
+    case 'virtiofsd-c':
+      return ['-f', '--socket-path', sock, '-o', `source=${tree.share}`, '-o', 'sandbox=chroot', '-o', 'cache=auto'];
+    case 'null':
+      return [join(REPOSITORY, 'dist', 'bench', 'null-device.cjs'), sock];
+  }
+}
+
+async function until(good: () => boolean, child: ChildProcess): Promise<void> {
+  const deadline = performance.now() + START_MS_MAX;
+  while (!good()) {
+    if (child.exitCode !== null) throw new Error(`exit code ${child.exitCode}`);
+    if (performance.now() > deadline) throw new Error(`no socket after ${START_MS_MAX} ms`);
+    await sleep(2);
+  }
+}
+
+/** The share at /share, the image at /image, in a cache of its own. */
+async function mountBoth(api: string, dir: string, tree: Tree): Promise<void> {
+  await until2(() => state(api));
+  const work = join(dir, 'cache');
+  mkdirSync(work);
+  const config = {
+    device: {
+      id: 'bench',
+      backend: { type: 'localfs', config: { dir: tree.blobs } },
+      cache: { type: 'blobcache', config: { work_dir: work } },
+    },
+    mode: 'direct',
+    digest_validate: false,
+    enable_xattr: true,
+    fs_prefetch: { enable: false },
+  };
+  await post(api, 'share', { fs_type: 'passthrough_fs', source: tree.share, config: '' });
+  await post(api, 'image', { fs_type: 'rafs', source: tree.bootstrap, config: JSON.stringify(config) });
+}
+
+async function until2(running: () => Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + START_MS_MAX;
+  while (!(await running())) {
+    if (performance.now() > deadline) throw new Error('not RUNNING');
+    await sleep(2);
+  }
+}
+
+/** True when the daemon says RUNNING (nydusd says so before a VMM is there, too). */
+export async function state(api: string): Promise<boolean> {
+  try {
+    return (await call(api, 'GET', '/api/v1/daemon')).includes('RUNNING');
+  } catch {
+    return false;
+  }
+}
+
+async function post(api: string, at: string, body: object): Promise<void> {
+  await call(api, 'POST', `/api/v1/mount?mountpoint=/${at}`, JSON.stringify(body));
+}
+
+function call(api: string, method: string, path: string, body = ''): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const headers =
+      body === '' ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
+    const sent = request({ socketPath: api, method, path, agent: false, headers }, (answer) => {
+      let text = '';
+      answer.setEncoding('utf8').on('data', (part: string) => {
+        text += part;
+      });
+      answer.on('end', () => {
+        if ((answer.statusCode ?? 500) < 300) resolve(text);
+        else reject(new Error(`${method} ${path}: ${answer.statusCode} ${text}`));
+      });
+    });
+    sent.on('error', reject).end(body);
+  });
+}
