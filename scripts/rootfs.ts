@@ -43,8 +43,8 @@ function download(folder: string): void {
 
 /** Packages compile their Python files when they are installed; ours are not, so it is done here. */
 function compilePython(rootfs: string): void {
-  const enter = process.getuid?.() === 0 ? ['unshare', '--mount'] : ['unshare', '--user', '--map-root-user'];
+  const enter = process.getuid?.() === 0 ? ['chroot'] : ['unshare', '--user', '--map-root-user', 'chroot'];
   const [library] = readdirSync(join(rootfs, 'usr/lib')).filter((name) => /^python3\.\d+$/.test(name));
   const compile = ['/usr/bin/python3', '-m', 'compileall', '-q', `/usr/lib/${library}`];
-  run(enter[0]!, [...enter.slice(1), 'chroot', rootfs, ...compile]);
+  run(enter[0]!, [...enter.slice(1), rootfs, ...compile]);
 }
