@@ -93,7 +93,10 @@ describe('processes that share a cache', () => {
     withServer(async (server, workDir) => {
       const victim = startReader(workDir, server, 'victim', { amplifyIo: 0 });
       const other = startReader(workDir, server, 'other', { amplifyIo: 0 });
-      while (timesSent(server, ['victim']).size < 40) await sleep(5);
+      while (timesSent(server, ['victim']).size < 40) {
+        assert.equal(victim.child.exitCode, null, 'the reader to be killed ended by itself');
+        await sleep(5);
+      }
       // Stopped first: whatever it holds, it holds while the other wants it.
       victim.child.kill('SIGSTOP');
       await sleep(200);
