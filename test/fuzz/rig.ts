@@ -1,0 +1,209 @@
+/**
+ * The daemon under attack and its surroundings.
+ *
+ *     DIR/share     what the guest may see as /share (a tmpfs without devices where we may mount one)
+ *     DIR/outside   the canary: nothing a guest does may change it
+ *     /image        a RAFS image, cache filled on demand, digests checked; /bad: the same with flipped bits in its blob
+ */
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { FuseClient } from '../../src/virtiofs/testing/fuse-client.ts';
+import { FIXTURES, localfsConfig, Nydusd } from '../daemon/nydusd.ts';
+import { expect, Finding } from './finding.ts';
+
+export const BOOTSTRAP = path.join(FIXTURES, 'images/boot/v6-zstd-blake3.boot');
+export const BLOBS = path.join(FIXTURES, 'images/blobs');
+/** Three chunks. */
+export const BIG_FILE = '/big/multi-chunk';
+const BLOB_ID = '0b75b0412d096382b4ef499d2892a62a324cb00c79de5d040bd9a47250ad6595';
+const RSS_GROWTH_BYTES_MAX = 8 * 2 ** 20;
+const SETTLE_MS = 5000;
+
+export class Rig {
+  /** Content of BIG_FILE. */
+  readonly content: Buffer;
+  private readonly canary: string;
+  private baseline: { fds: number; rssBytes: number } | null = null;
+  private caches = 0;
+
+  private constructor(
+    readonly dir: string,
+    readonly daemon: Nydusd,
+    private readonly isMounted: boolean,
+    content: Buffer,
+  ) {
+    this.content = content;
+    this.canary = describeTree(path.join(dir, 'outside'));
+  }
+
+  static async start(): Promise<Rig> {
+    const dir = fs.mkdtempSync(path.join(tmpdir(), 'fuzz-'));
+    const isMounted = makeShare(dir);
+    const bad = path.join(dir, 'bad-blobs');
+    fs.mkdirSync(bad);
+    const blob = fs.readFileSync(path.join(BLOBS, BLOB_ID));
+    // Chunk data only: the chunk table lies at the end.
+    for (let at = 100; at < 900_000; at += 1000) blob[at]! ^= 1;
+    fs.writeFileSync(path.join(bad, BLOB_ID), blob);
+    const daemon = await Nydusd.start();
+    // Nobody reads its output while this process waits for virtqueues.
+    const rig = new Rig(dir, daemon, isMounted, await setUp(dir, daemon, bad));
+    return rig;
+  }
+
+  /** Mounts the image anew at `where` with an empty cache. */
+  async mountCold(where: string): Promise<void> {
+    const cache = path.join(this.dir, `cold-${this.caches++}`);
+    await mountImage(this.daemon, where, BOOTSTRAP, BLOBS, cache);
+  }
+
+  async umount(where: string): Promise<void> {
+    const answer = await this.daemon.request('DELETE', `/api/v1/mount?mountpoint=${where}`);
+    expect(answer.status === 204, () => `umount of ${where}: ${answer.status} ${answer.text}`);
+    for (let i = this.caches - 1; i >= 0 && fs.existsSync(path.join(this.dir, `cold-${i}`)); i--) {
+      fs.rmSync(path.join(this.dir, `cold-${i}`), { recursive: true });
+    }
+  }
+
+  assertCanary(): void {
+    const now = describeTree(path.join(this.dir, 'outside'));
+    expect(now === this.canary, () => `the tree outside the share changed:\n${now}\ninstead of\n${this.canary}`);
+  }
+
+  assertAlive(): void {
+    const { exitCode, signalCode } = this.daemon.child;
+    expect(exitCode === null && signalCode === null, () => `the daemon died: ${exitCode ?? signalCode}\n${this.tail()}`);
+    const isThere = fs.existsSync(`/proc/${this.daemon.pid}/fd`) && !/^State:\s+Z/m.test(this.status());
+    expect(isThere, () => `the daemon died\n${this.tail()}`);
+  }
+
+  tail(): string {
+    return this.daemon.output.slice(-1500);
+  }
+
+  fds(): number {
+    return fs.readdirSync(`/proc/${this.daemon.pid}/fd`).length;
+  }
+
+  private status(): string {
+    return fs.readFileSync(`/proc/${this.daemon.pid}/status`, 'utf8');
+  }
+
+  private rssBytes(): number {
+    return Number(/VmRSS:\s+(\d+)/.exec(this.status())?.[1] ?? 0) * 1024;
+  }
+
+  /** Without a session: what is held now is the measure for later. */
+  async takeBaseline(): Promise<void> {
+    await sleep(SETTLE_MS / 10);
+    this.baseline = { fds: this.fds(), rssBytes: this.rssBytes() };
+  }
+
+  /** Without a session: nothing has piled up since the baseline. @throws Finding */
+  async assertBaseline(): Promise<string> {
+    const { fds, rssBytes } = this.baseline!;
+    const deadline = performance.now() + SETTLE_MS;
+    for (;;) {
+      const now = { fds: this.fds(), rssBytes: this.rssBytes() };
+      const isGood = now.fds <= fds && now.rssBytes <= rssBytes + RSS_GROWTH_BYTES_MAX;
+      const text = `descriptors ${now.fds} (${fds}), RSS ${mib(now.rssBytes)} MB (${mib(rssBytes)})`;
+      if (isGood) return text;
+      if (performance.now() > deadline) throw new Finding(`not back at the baseline: ${text}\n${this.links()}`);
+      await sleep(100);
+    }
+  }
+
+  private links(): string {
+    const dir = `/proc/${this.daemon.pid}/fd`;
+    return fs
+      .readdirSync(dir)
+      .map((fd) => {
+        try {
+          return fs.readlinkSync(path.join(dir, fd));
+        } catch {
+          return 'gone';
+        }
+      })
+      .join(' ');
+  }
+
+  end(): void {
+    this.daemon.kill();
+    if (this.isMounted) execFileSync('umount', ['-l', path.join(this.dir, 'share')]);
+    fs.rmSync(this.dir, { recursive: true, force: true });
+  }
+}
+
+function mib(bytes: number): string {
+  return (bytes / 2 ** 20).toFixed(1);
+}
+
+/** Share and canary; true when the share is a mount of its own. */
+function makeShare(dir: string): boolean {
+  const share = path.join(dir, 'share');
+  const outside = path.join(dir, 'outside');
+  fs.mkdirSync(share);
+  fs.mkdirSync(path.join(outside, 'sub'), { recursive: true });
+  for (const name of ['secret', 'a', 'sub/b']) fs.writeFileSync(path.join(outside, name), `canary ${name}\n`);
+  fs.symlinkSync('secret', path.join(outside, 'link'));
+  let isMounted = true;
+  try {
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=32m,nodev,nosuid,mode=755', 'fuzz', share], { stdio: 'ignore' });
+  } catch {
+    isMounted = false;
+  }
+  fs.mkdirSync(path.join(share, 'dir'));
+  fs.writeFileSync(path.join(share, 'file'), 'x'.repeat(10_000));
+  fs.writeFileSync(path.join(share, 'big'), Buffer.alloc(300_000, 'y'));
+  fs.symlinkSync('../outside', path.join(share, 'escape'));
+  fs.symlinkSync('/etc', path.join(share, 'link'));
+  if (isMounted) execFileSync('mkfifo', [path.join(share, 'fifo')]);
+  return isMounted;
+}
+
+async function setUp(dir: string, daemon: Nydusd, bad: string): Promise<Buffer> {
+  const share = await daemon.mount('/share', { fs_type: 'passthrough_fs', source: path.join(dir, 'share'), config: '' });
+  expect(share.status === 204, () => `mount of the share: ${share.text}`);
+  await mountImage(daemon, '/image', BOOTSTRAP, BLOBS, path.join(dir, 'cache'));
+  await mountImage(daemon, '/bad', BOOTSTRAP, bad, path.join(dir, 'bad-cache'));
+  const client = new FuseClient(daemon.sock);
+  client.init();
+  const content = client.readFile(`/image${BIG_FILE}`);
+  client.close();
+  const tree = JSON.parse(fs.readFileSync(path.join(FIXTURES, 'images/expect/full.json'), 'utf8')) as {
+    path: string;
+    sha256?: string;
+  }[];
+  const sha256 = createHash('sha256').update(content).digest('hex');
+  expect(tree.find((e) => e.path === BIG_FILE)?.sha256 === sha256, () => `${BIG_FILE} reads wrong before anything began`);
+  return content;
+}
+
+export async function mountImage(
+  daemon: Nydusd,
+  where: string,
+  bootstrap: string,
+  blobs: string,
+  cache: string,
+): Promise<void> {
+  fs.mkdirSync(cache, { recursive: true });
+  const config = JSON.stringify({ ...localfsConfig(blobs, cache), digest_validate: true });
+  const answer = await daemon.mount(where, { fs_type: 'rafs', source: bootstrap, config });
+  expect(answer.status === 204, () => `mount of ${where}: ${answer.status} ${answer.text}`);
+}
+
+/** Names, types, owners, sizes, times of change and contents. */
+function describeTree(dir: string): string {
+  const lines: string[] = [];
+  for (const name of fs.readdirSync(dir, { recursive: true }).map(String).sort()) {
+    const at = path.join(dir, name);
+    const stat = fs.lstatSync(at);
+    const content = stat.isFile() ? fs.readFileSync(at, 'utf8') : stat.isSymbolicLink() ? fs.readlinkSync(at) : '';
+    lines.push([name, stat.mode.toString(8), stat.uid, stat.gid, stat.nlink, stat.ctimeMs, content.trim()].join(' '));
+  }
+  return lines.join('\n');
+}
