@@ -12,8 +12,9 @@ import type { Place } from '../image/output.ts';
 import { parsePatterns } from '../image/prefetch.ts';
 import { saveReport } from '../image/report.ts';
 import { shown } from '../image/source.ts';
+import { blobIdLegal } from '../rafs/blob-id.ts';
 import { CHUNK_SIZE_DEFAULT, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, chunkSizeLegal } from '../rafs/flags.ts';
-import { BLOB_ID_BYTES, blobIdLegal } from '../rafs/v6/blob-table-layout.ts';
+import { BLOB_ID_BYTES } from '../rafs/v6/blob-table-layout.ts';
 import { CommandLog } from './command-log.ts';
 import { EXIT_OK } from './fail.ts';
 

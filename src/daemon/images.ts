@@ -63,22 +63,22 @@ export class LazyImages implements Images {
     }
     const { geometry } = bootstrap;
     const image: OpenedImage = {
-      member: { kind: 'rafs', bootstrapFd: bootstrap.fd, bootstrapPath, blobs },
+      member: { kind: 'rafs', bootstrapFd: bootstrap.fd, bootstrapPath, blobs, validate: config.validate },
       shownConfig: shownConfig(config),
       configId: config.id,
       superblock: {
-        magic: 0xe0f5_e1e2,
-        version: 0x600,
+        magic: geometry.version === 6 ? 0xe0f5_e1e2 : 0x5241_4653,
+        version: geometry.version * 0x100,
         inodes_count: bootstrap.inodes,
         flags: geometry.flags,
         chunk_size: bootstrap.chunkSize,
-        blob_count: geometry.blobCount,
-        root_nid: geometry.rootNid,
+        blob_count: bootstrap.blobs.length,
+        root_nid: geometry.root,
         size: geometry.fileBytes,
-        chunk_table_offset: geometry.chunkTableOffset,
-        chunk_table_size: geometry.chunkTableSize,
+        chunk_table_offset: geometry.version === 6 ? geometry.chunkTableOffset : 0,
+        chunk_table_size: geometry.version === 6 ? geometry.chunkTableSize : 0,
         prefetch_table_offset: geometry.prefetchOffset,
-        prefetch_table_entries: geometry.prefetchSize / 4,
+        prefetch_table_entries: geometry.prefetchEntries,
       },
     };
     const handles = new Set(blobs.map(({ handle }) => handle));

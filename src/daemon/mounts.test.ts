@@ -55,7 +55,7 @@ class FakeImages implements Images {
   async open(_path: string, bootstrap: string, config: string): Promise<OpenedImage> {
     if (config === 'bad') throw new Error('bad config');
     this.opened++;
-    const member = { kind: 'rafs', bootstrapFd: -1, bootstrapPath: bootstrap, blobs: [] } as const;
+    const member = { kind: 'rafs', bootstrapFd: -1, bootstrapPath: bootstrap, blobs: [], validate: false } as const;
     return { member: { ...member, blobs: [] }, shownConfig: { version: 2 }, configId: '/17', superblock: {} };
   }
   abandon(): void {

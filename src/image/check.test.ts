@@ -15,7 +15,21 @@ before(() => {
 after(() => rmSync(dir, { recursive: true, force: true }));
 
 describe("upstream's images are valid", () => {
-  const cases = { 'v6-zstd-blake3': 528, 'v6-toc': 228, 'v6-dict': 0, 'merged-v6': 0, 'v6-2.2': 3, 'tar-v6': 0 };
+  const cases = {
+    'v6-zstd-blake3': 528,
+    'v6-toc': 228,
+    'v6-dict': 0,
+    'merged-v6': 0,
+    'v6-2.2': 3,
+    'tar-v6': 0,
+    'tarfs-v6': 0,
+    'v5-lz4-blake3': 528,
+    'v5-aligned': 228,
+    'v5-zstd-sha256-4k': 0,
+    'targz-v5': 0,
+    'merged-v5': 158,
+    'v5-parent': 0,
+  };
   for (const [name, names] of Object.entries(cases)) {
     test(name, () => {
       const paths: string[] = [];
@@ -28,7 +42,9 @@ describe("upstream's images are valid", () => {
 });
 
 test('other files are told apart', () => {
-  assert.throws(() => checkImage(boot('v5-lz4-blake3.boot')), { code: 'NOT_BUILT' });
+  assert.throws(() => checkImage(boot('v6-toc.boot').replace('boot/v6-toc.boot', 'src/tree.tar.gz')), {
+    code: 'NOT_AN_IMAGE',
+  });
   assert.throws(() => checkImage(import.meta.filename), { code: 'NOT_AN_IMAGE' });
 });
 

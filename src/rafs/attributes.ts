@@ -6,8 +6,6 @@ import type { InodeRecord, Metadata } from './metadata.ts';
 /** A year: nothing in an image ever changes, and mount points are looked up through the union's own short time-outs. */
 export const VALID_MS = 365 * 24 * 3600 * 1000;
 
-const SECTOR_BYTES = 512;
-
 /** Shown where the image's ids mean nothing: the daemon's own (0.3). */
 const OWN_UID = process.geteuid?.() ?? 0;
 const OWN_GID = process.getegid?.() ?? 0;
@@ -21,7 +19,7 @@ export function copyAttributes(metadata: Metadata, inode: InodeRecord, words: Ui
     inode.node,
     0,
     inode.size,
-    Math.ceil(inode.size / SECTOR_BYTES),
+    inode.sectors,
     inode.mtime,
     inode.mtimeNs,
     inode.mode,

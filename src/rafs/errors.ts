@@ -14,11 +14,11 @@ export const rafsError = defineErrors<Facts>({
   NOT_AN_IMAGE: {
     retryable: false,
     say: ({ path, found }) =>
-      `${path} is no RAFS v6 bootstrap: it is ${found}; give the path of a nydus image's bootstrap`,
+      `${path} is no RAFS bootstrap: it is ${found}; give the path of a nydus image's bootstrap`,
   },
   NOT_BUILT: {
     retryable: false,
-    say: ({ path, found }) => `${path}: ${found} is not built yet; convert the image to plain RAFS v6`,
+    say: ({ path, found }) => `${path}: ${found} is not built yet; convert the image to RAFS v6`,
   },
   BROKEN: { retryable: false, say: ({ path, rule }) => `bootstrap ${path} is invalid (${rule}); fetch it again` },
   TRUNCATED: {

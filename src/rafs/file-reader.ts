@@ -82,7 +82,8 @@ export class FileReader {
     const blob = this.blobs[chunk.blob];
     if (chunk.index >= blob.chunkCount) return this.nodes.refused(file.node, `chunk ${k}: no such chunk in its blob`);
     const blobEnd = Math.ceil(blob.uncompressedSize / BLOCK_BYTES) * BLOCK_BYTES;
-    if (chunk.offset + this.used(file, k) > blobEnd)
+    // 0: old images do not know how long their blobs are.
+    if (blobEnd !== 0 && chunk.offset + this.used(file, k) > blobEnd)
       return this.nodes.refused(file.node, `chunk ${k}: outside its blob`);
     return 0;
   }
@@ -192,8 +193,11 @@ export class FileReader {
     const end = Math.ceil((offset + bytes) / chunkSize);
     for (let k = Math.floor(offset / chunkSize); k < end; k++) {
       if (this.loadChunk(file, k) < 0 || chunk.blob !== blob || this.isReady()) continue;
-      const used = Math.max(this.used(file, k), wanted.get(chunk.index)?.bytes ?? 0);
-      wanted.set(chunk.index, { chunkIndex: chunk.index, uncompressedOffset: chunk.offset, bytes: used });
+      const { index, offset: uncompressedOffset } = chunk;
+      const used = Math.max(this.used(file, k), wanted.get(index)?.bytes ?? 0);
+      const source = this.metadata.source(file, k, chunk);
+      const known = { chunkIndex: index, uncompressedOffset, bytes: used };
+      wanted.set(index, source === null ? known : { ...known, source });
     }
     return [...wanted.values()];
   }

@@ -9,7 +9,7 @@ import { Request } from '../fuse/request.ts';
 import { OPEN_OUT } from '../fuse/wire/layout.ts';
 import { encodeRdev } from '../fuse/wire/out.ts';
 import { errno } from '../sys/errno.ts';
-import { bootPath, type Expected, expectedTree, V6_CASES } from './fixture-blobs.testing.ts';
+import { bootPath, type Expected, expectedTree, READABLE_CASES } from './fixture-blobs.testing.ts';
 import type { Attributes, Guest, Listed } from './guest.testing.ts';
 import { Mounted } from './mounted.testing.ts';
 
@@ -50,7 +50,7 @@ function compare(expected: Expected, found: Attributes): void {
   assert.equal(found.rdev, rdev, `${expected.path} rdev`);
 }
 
-for (const [name, treeFile] of V6_CASES) {
+for (const [name, treeFile] of READABLE_CASES) {
   describe(`fixture ${name}`, () => {
     let mounted: Mounted;
     before(() => {

@@ -168,14 +168,14 @@ export class Rafs implements FileSystem {
   getxattr(request: Request, args: A.GetxattrArgs): Result {
     const loaded = this.loadXattrs(request);
     if (loaded < 0) return loaded;
-    const result = getXattr(request, args, this.span);
+    const result = getXattr(request, args, this.span, this.metadata.cursor);
     return result === -errno.EIO ? this.nodes.brokenXattrs(this.self.node) : result;
   }
 
   listxattr(request: Request, args: A.ListxattrArgs): Result {
     const loaded = this.loadXattrs(request);
     if (loaded < 0) return loaded;
-    const result = listXattr(request, args.size, this.span);
+    const result = listXattr(request, args.size, this.span, this.metadata.cursor);
     return result === -errno.EIO ? this.nodes.brokenXattrs(this.self.node) : result;
   }
 

@@ -1,5 +1,5 @@
 /** Real images for the tests of this room, with caches that fetch chunks out of the fixture blobs. */
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CHUNK_FLAG, chunkInfoBytes, decodeChunkInfo } from '../storage/blob-layout.ts';
@@ -8,18 +8,31 @@ import { DIGESTS } from '../storage/digests.ts';
 import { BLOBS_DIR, FIXTURES } from '../storage/fixtures.testing.ts';
 import type { BlobHandle, BlobInfo, ChunkDigests, WantedChunk } from '../storage/types.ts';
 
-/** Bootstraps that need no named slot, with the name of their expected tree. */
-export const V6_CASES: readonly (readonly [name: string, tree: string])[] = readFileSync(
+/** Every image, with the name of its expected tree. */
+const CASES: readonly (readonly [name: string, tree: string])[] = readFileSync(
   join(FIXTURES, 'images/cases.tsv'),
   'utf8',
 )
   .split('\n')
+  .filter((line) => line !== '')
   .map((line) => line.split('\t'))
-  .filter(([name]) => /v6/.test(name) && !/batch|encrypt|zran|tarfs|inline/.test(name))
   .map(([name, tree]) => [name, tree]);
 
+/** Images whose chunks `FixtureBlobs` can bring; the others need the contexts that only storage reads. */
+export const READABLE_CASES = CASES.filter(([name]) => !/batch|encrypt|zran/.test(name));
+/** Those that are plain v6. */
+export const V6_CASES = READABLE_CASES.filter(([name]) => /v6/.test(name) && !/tarfs|inline/.test(name));
+export const V5_CASES = READABLE_CASES.filter(([name]) => /v5/.test(name));
+
 export function bootPath(name: string): string {
-  return join(FIXTURES, 'images/boot', name.includes('.b') ? name : `${name}.boot`);
+  if (name.includes('.b')) return join(FIXTURES, 'images/boot', name);
+  return join(FIXTURES, 'images/boot', name.startsWith('inline-') ? `${name}.blob` : `${name}.boot`);
+}
+
+/** The file that holds a blob's data: of images that lie in their blob, that one. */
+function blobPath(id: string): string {
+  const path = join(BLOBS_DIR, id);
+  return existsSync(path) ? path : bootPath(id);
 }
 
 /** One path of an expected tree (the fixtures' README). */
@@ -78,12 +91,15 @@ export class FixtureBlobs {
   fetch(handle: number, chunks: readonly WantedChunk[]): void {
     const index = handle - 100;
     const blob = this.blobs[index];
-    const file = readFileSync(join(BLOBS_DIR, blob.id));
+    const file = readFileSync(blobPath(blob.id));
+    if (blob.described) {
+      for (const wanted of chunks) this.store(index, wanted, decodeSource(blob, file, wanted));
+      return;
+    }
     const codec = CODECS[compressorOf(blob.ciCompressor) ?? 'none'];
     const stored = file.subarray(blob.ciOffset, blob.ciOffset + blob.ciCompressedSize);
     const raw = stored.length === blob.ciUncompressedSize;
     const table = raw ? stored : codec.decompress(stored, blob.ciUncompressedSize);
-    const bits = new Uint8Array(this.handles[index].ready);
     const digestOf = this.digests(index);
     for (const wanted of chunks) {
       const info = decodeChunkInfo(table, wanted.chunkIndex * chunkInfoBytes(blob.features), blob.features);
@@ -98,14 +114,32 @@ export class FixtureBlobs {
       if (digest === null || !DIGESTS[blob.digester].digest(data).equals(digest)) {
         throw new Error(`chunk ${wanted.chunkIndex}: digest`);
       }
-      writeSync(this.handles[index].dataFd, data, 0, data.length, info.uncompressedOffset);
-      Atomics.or(bits, wanted.chunkIndex >> 3, 0x80 >> (wanted.chunkIndex & 7));
-      this.fetched.push(`${index}:${wanted.chunkIndex}`);
+      this.store(index, wanted, data);
     }
+  }
+
+  private store(index: number, { chunkIndex, uncompressedOffset }: WantedChunk, data: Uint8Array): void {
+    const { dataFd, ready } = this.handles[index];
+    writeSync(dataFd, data, 0, data.length, uncompressedOffset);
+    Atomics.or(new Uint8Array(ready), chunkIndex >> 3, 0x80 >> (chunkIndex & 7));
+    this.fetched.push(`${index}:${chunkIndex}`);
   }
 
   close(): void {
     for (const { dataFd } of this.handles) closeSync(dataFd);
     rmSync(this.dir, { recursive: true });
   }
+}
+
+/** A chunk that the bootstrap describes. */
+function decodeSource(blob: BlobInfo, file: Buffer, { chunkIndex, bytes, source }: WantedChunk): Buffer {
+  if (source === undefined) throw new Error(`chunk ${chunkIndex}: no source`);
+  const { compressedOffset, compressedSize, uncompressedSize, compressed, digest } = source;
+  const stored = file.subarray(compressedOffset, compressedOffset + compressedSize);
+  const data = compressed ? CODECS[blob.compressor].decompress(stored, uncompressedSize) : stored;
+  if (data.length < bytes) throw new Error(`chunk ${chunkIndex}: too short`);
+  if (digest !== null && !DIGESTS[blob.digester].digest(data).equals(digest)) {
+    throw new Error(`chunk ${chunkIndex}: digest`);
+  }
+  return data;
 }

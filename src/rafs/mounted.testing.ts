@@ -17,7 +17,7 @@ export class Mounted {
   readonly lines: string[] = [];
 
   /** The cache holds two pages unless told: pages are pushed out at every step, as they are in big images. */
-  constructor(path: string, cacheBytes = 8192) {
+  constructor(path: string, cacheBytes = 8192, validate = true) {
     this.image = openImage(path);
     this.blobs = new FixtureBlobs(this.image.blobs, this.image.digests);
     this.guest = new Guest(() => this.rafs);
@@ -25,6 +25,7 @@ export class Mounted {
       bootstrapFd: this.image.fd,
       label: path,
       blobs: this.blobs.handles,
+      validate,
       fetch: this.guest.fetch,
       log: { ...SILENT, error: (line) => this.lines.push(line) },
       cache: new PageCache(cacheBytes),

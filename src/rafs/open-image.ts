@@ -2,16 +2,22 @@
  * Opening an image on the main thread: what a mount needs to know before any inode is read. Costs the same for every
  * image: one page, the blob table, no walk. `node:fs` only, because loading koffi costs 10 ms.
  */
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
-import { codeOf } from '../common/app-error.ts';
+import { closeSync, fstatSync } from 'node:fs';
 import type { BlobInfo, ChunkDigests } from '../storage/types.ts';
+import { openFile, readAt } from './bootstrap-file.ts';
 import { ChunkDigestTable } from './chunk-digests.ts';
 import { CHUNK_ENTRY_BYTES } from './chunk-entry.ts';
-import { blobSlot, compressorSlot, requireV6, TAIL_BYTES } from './detect.ts';
+import { blobSlot, detectFile } from './detect.ts';
 import { rafsError } from './errors.ts';
-import { readBlobs } from './v6/blobs.ts';
+import { FLAG } from './flags.ts';
+import { type Geometry, HEAD_BYTES, readGeometry } from './geometry.ts';
+import { extractBootstrap } from './inline.ts';
+import { readBlobs as readV5Blobs } from './v5/blobs.ts';
+import { EXTENDED_ENTRY_BYTES } from './v5/layout.ts';
+import type { Geometry as V5Geometry } from './v5/superblock.ts';
+import { readBlobs as readV6Blobs } from './v6/blobs.ts';
 import { BLOB_ENTRY_BYTES, DEVICE_SLOT_BYTES, DEVICE_SLOT_OFFSET } from './v6/layout.ts';
-import { type Geometry, HEAD_BYTES, readGeometry } from './v6/superblock.ts';
+import type { Geometry as V6Geometry } from './v6/superblock.ts';
 
 export interface OpenedImage {
   readonly path: string;
@@ -23,6 +29,8 @@ export interface OpenedImage {
   readonly inodes: number;
   readonly chunkSize: number;
   readonly geometry: Geometry;
+  /** False: the image has no digests, so its data cannot be validated (tarfs). */
+  readonly verifiable: boolean;
   /** Digests of a blob's chunks; the function answers null where the image has none. Usable until `close`. */
   digests(blobIndex: number): ChunkDigests;
   /** Builds the digests' index in slices instead of at the first digest. */
@@ -35,24 +43,21 @@ export interface OpenedImage {
 
 /** Entries of a prefetch table that are looked at; they are only hints. */
 const PREFETCH_MAX = 4096;
+const PREFETCH_ENTRY_BYTES = 4;
 
 /**
- * Opens and validates a bootstrap: superblocks, device slots, blob table (rafs-format 9, items 13-16).
- * @throws OPEN, NOT_AN_IMAGE, NOT_BUILT, BROKEN, TRUNCATED
+ * Opens and validates a bootstrap, or the one at the end of a data blob: superblocks, device slots, blob tables
+ * (rafs-format 9, items 4, 11, 13-16, 34, 35).
+ * @throws OPEN, NOT_AN_IMAGE, NOT_BUILT, BROKEN, TRUNCATED; TOC of storage
  */
 export function openImage(bootstrapPath: string): OpenedImage {
-  const fd = openFile(bootstrapPath, bootstrapPath);
+  const { fd, extracted } = openBootstrap(bootstrapPath);
   let tableFd = -1;
   try {
-    const { geometry, blobs } = readTables(fd, bootstrapPath);
+    const { geometry, blobs } = readTables(fd, bootstrapPath, extracted);
     // A descriptor of our own: the other one is handed over and may be closed while chunks are still verified.
     tableFd = openFile(`/proc/self/fd/${fd}`, bootstrapPath);
-    const table = new ChunkDigestTable(
-      tableFd,
-      bootstrapPath,
-      geometry.chunkTableOffset,
-      geometry.chunkTableSize / CHUNK_ENTRY_BYTES,
-    );
+    const table = digestTable(tableFd, bootstrapPath, geometry);
     return {
       path: bootstrapPath,
       fd,
@@ -60,8 +65,9 @@ export function openImage(bootstrapPath: string): OpenedImage {
       inodes: geometry.names,
       chunkSize: geometry.chunkSize,
       geometry,
-      digests: (blobIndex) => table.ofBlob(blobIndex),
-      prepareDigests: () => table.prepare(),
+      verifiable: (geometry.flags & FLAG.TARFS_MODE) === 0,
+      digests: (blobIndex) => table?.ofBlob(blobIndex) ?? (() => null),
+      prepareDigests: async () => table?.prepare(),
       prefetchNodes: () => readPrefetch(tableFd, bootstrapPath, geometry),
       close: () => {
         if (tableFd >= 0) closeSync(tableFd);
@@ -75,54 +81,64 @@ export function openImage(bootstrapPath: string): OpenedImage {
   }
 }
 
-function readTables(fd: number, path: string): { geometry: Geometry; blobs: BlobInfo[] } {
+/** The file itself, or an anonymous copy of the bootstrap inside it. */
+function openBootstrap(path: string): { fd: number; extracted: boolean } {
+  const fd = openFile(path, path);
+  try {
+    const detected = detectFile(fd, path);
+    if (detected.format === 'v5' || detected.format === 'v6') return { fd, extracted: false };
+    const inner = extractBootstrap(fd, path);
+    closeSync(fd);
+    return { fd: inner, extracted: true };
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
+
+function readTables(fd: number, path: string, extracted: boolean): { geometry: Geometry; blobs: BlobInfo[] } {
   const fileBytes = fstatSync(fd).size;
-  const head = readAt(fd, path, 0, Math.min(HEAD_BYTES, fileBytes));
-  const tailBytes = Math.min(TAIL_BYTES, fileBytes);
-  requireV6(path, head, readAt(fd, path, fileBytes - tailBytes, tailBytes));
-  const whole = head.length === HEAD_BYTES ? head : Buffer.concat([head, Buffer.alloc(HEAD_BYTES - head.length)]);
-  const geometry = readGeometry(new DataView(whole.buffer, whole.byteOffset, whole.length), fileBytes);
+  const head = Buffer.alloc(HEAD_BYTES);
+  readAt(fd, path, 0, Math.min(HEAD_BYTES, fileBytes)).copy(head);
+  const geometry = readGeometry(new DataView(head.buffer, head.byteOffset, head.length), fileBytes);
   if (typeof geometry === 'string') throw rafsError('BROKEN', { path, rule: geometry });
-  const count = geometry.blobCount;
-  // Both ranges were checked against the file's length with the superblock; count is at most 254.
-  const table = readAt(fd, path, geometry.blobTableOffset, count * BLOB_ENTRY_BYTES);
-  const devices = readAt(fd, path, DEVICE_SLOT_OFFSET, count * DEVICE_SLOT_BYTES);
-  const blobs = readBlobs(table, devices, count, geometry.chunkSize, path);
+  const blobs =
+    geometry.version === 5 ? v5Blobs(fd, path, geometry, extracted) : v6Blobs(fd, path, geometry, extracted);
   if (typeof blobs === 'string') throw rafsError('BROKEN', { path, rule: blobs });
-  const slots = [...blobs.map(blobSlot), compressorSlot(geometry.flags)];
-  const found = slots.find((slot) => slot !== null);
+  const found = blobs.map(blobSlot).find((name) => name !== null);
   if (found !== undefined && found !== null) throw rafsError('NOT_BUILT', { path, found });
   return { geometry, blobs };
 }
 
+// All ranges read here were checked against the file's length with the superblock, and both counts are small.
+
+function v5Blobs(fd: number, path: string, geometry: V5Geometry, extracted: boolean): BlobInfo[] | string {
+  const table = readAt(fd, path, geometry.blobTableOffset, geometry.blobTableBytes);
+  const extended = readAt(fd, path, geometry.extendedTableOffset, geometry.extendedEntries * EXTENDED_ENTRY_BYTES);
+  return readV5Blobs(table, extended, geometry, path, extracted);
+}
+
+function v6Blobs(fd: number, path: string, geometry: V6Geometry, extracted: boolean): BlobInfo[] | string {
+  const table = readAt(fd, path, geometry.blobTableOffset, geometry.blobCount * BLOB_ENTRY_BYTES);
+  const slots = readAt(fd, path, DEVICE_SLOT_OFFSET, geometry.blobCount * DEVICE_SLOT_BYTES);
+  return readV6Blobs(table, slots, geometry, path, extracted);
+}
+
+/** v5 keeps digests with each chunk, tarfs has none: null. */
+function digestTable(fd: number, path: string, geometry: Geometry): ChunkDigestTable | null {
+  if (geometry.version === 5 || (geometry.flags & FLAG.TARFS_MODE) !== 0) return null;
+  const entries = geometry.chunkTableSize / CHUNK_ENTRY_BYTES;
+  return new ChunkDigestTable(fd, path, geometry.chunkTableOffset, entries);
+}
+
 function readPrefetch(fd: number, path: string, geometry: Geometry): number[] {
-  const count = Math.min(geometry.prefetchSize / 4, PREFETCH_MAX);
-  const bytes = readAt(fd, path, geometry.prefetchOffset, count * 4);
+  const count = Math.min(geometry.prefetchEntries, PREFETCH_MAX);
+  const bytes = readAt(fd, path, geometry.prefetchOffset, count * PREFETCH_ENTRY_BYTES);
   const nodes: number[] = [];
   for (let i = 0; i < count; i++) {
-    const node = bytes.readUInt32LE(i * 4);
+    const node = bytes.readUInt32LE(i * PREFETCH_ENTRY_BYTES);
     if (node === 0) break;
     nodes.push(node);
   }
   return nodes;
-}
-
-function openFile(path: string, shown: string): number {
-  let fd: number;
-  try {
-    // O_NONBLOCK: a FIFO must not hang the daemon.
-    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-  } catch (error) {
-    throw rafsError('OPEN', { path: shown, why: codeOf(error) }, error);
-  }
-  if (fstatSync(fd).isFile()) return fd;
-  closeSync(fd);
-  throw rafsError('OPEN', { path: shown, why: 'not a regular file' });
-}
-
-function readAt(fd: number, path: string, offset: number, wantedBytes: number): Buffer {
-  const bytes = Buffer.alloc(wantedBytes);
-  const gotBytes = wantedBytes === 0 ? 0 : readSync(fd, bytes, 0, wantedBytes, offset);
-  if (gotBytes !== wantedBytes) throw rafsError('TRUNCATED', { path, offset, wantedBytes, gotBytes });
-  return bytes;
 }

@@ -7,6 +7,7 @@ import { errno } from '../sys/errno.ts';
 import { PAGE_BYTES, PageCache } from './page-cache.ts';
 
 const PAGES = 40;
+const FILE_BYTES = PAGES * PAGE_BYTES;
 const dir = mkdtempSync(join(tmpdir(), 'page-cache-'));
 let fd = -1;
 let cache: PageCache;
@@ -31,7 +32,7 @@ function byteOf(slot: number): number {
 }
 
 test('gives the bytes of every page in any order, in bounded memory', () => {
-  const file = cache.add(fd);
+  const file = cache.add(fd, FILE_BYTES);
   for (let i = 0; i < 1000; i++) {
     const page = Math.imul(i, 7919) % PAGES;
     assert.equal(byteOf(cache.page(file, page)), page + 1);
@@ -40,7 +41,7 @@ test('gives the bytes of every page in any order, in bounded memory', () => {
 });
 
 test('a hit reads nothing; a page in steady use survives a scan', () => {
-  const file = cache.add(fd);
+  const file = cache.add(fd, FILE_BYTES);
   cache.page(file, 0);
   for (let i = 1; i < PAGES; i++) {
     cache.page(file, i);
@@ -53,26 +54,38 @@ test('a hit reads nothing; a page in steady use survives a scan', () => {
 test('two files keep apart, and a dropped one leaves nothing behind', () => {
   const other = openSync(join(dir, 'other'), 'w+');
   writeSync(other, Buffer.alloc(PAGE_BYTES, 0xaa), 0, PAGE_BYTES, 0);
-  const first = cache.add(fd);
-  const second = cache.add(other);
+  const first = cache.add(fd, FILE_BYTES);
+  const second = cache.add(other, PAGE_BYTES);
   assert.equal(byteOf(cache.page(first, 0)), 1);
   assert.equal(byteOf(cache.page(second, 0)), 0xaa);
   cache.drop(second);
   closeSync(other);
   assert.equal(cache.page(second, 0), -errno.EBADF);
   assert.equal(byteOf(cache.page(first, 0)), 1);
-  assert.notEqual(cache.add(fd), second);
+  assert.notEqual(cache.add(fd, FILE_BYTES), second);
 });
 
 test('a page behind the end of a file that was cut is -EIO, and is read again later', () => {
   const short = openSync(join(dir, 'short'), 'w+');
   ftruncateSync(short, PAGE_BYTES + 100);
-  const file = cache.add(short);
+  const file = cache.add(short, 3 * PAGE_BYTES);
   assert.equal(byteOf(cache.page(file, 0)), 0);
   assert.equal(cache.page(file, 1), -errno.EIO);
   assert.equal(cache.page(file, 2), -errno.EIO);
   writeSync(short, Buffer.alloc(PAGE_BYTES, 3), 0, PAGE_BYTES, PAGE_BYTES);
   assert.equal(byteOf(cache.page(file, 1)), 3);
+  closeSync(short);
+});
+
+test('the last page of a file may be short, by as much as was said', () => {
+  const short = openSync(join(dir, 'last'), 'w+');
+  writeSync(short, Buffer.alloc(PAGE_BYTES + 8, 7));
+  const file = cache.add(short, PAGE_BYTES + 8);
+  const slot = cache.page(file, 1);
+  assert.deepEqual([...cache.memory.u8.subarray(slot * PAGE_BYTES, slot * PAGE_BYTES + 8)], new Array(8).fill(7));
+  cache.drop(file);
+  const longer = cache.add(short, PAGE_BYTES + 16);
+  assert.equal(cache.page(longer, 1), -errno.EIO);
   closeSync(short);
 });
 

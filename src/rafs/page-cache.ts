@@ -33,7 +33,7 @@ export class PageCache {
   private readonly fileOf: Uint32Array;
   private readonly pageOf: Uint32Array;
   private readonly referenced: Uint8Array;
-  private readonly descriptors = new Map<number, number>();
+  private readonly files = new Map<number, { fd: number; fileBytes: number }>();
   private hand = 0;
   private lastFile = 0;
 
@@ -51,22 +51,25 @@ export class PageCache {
     this.referenced = new Uint8Array(this.slots);
   }
 
-  /** Registers a descriptor and returns the file's number in this cache (> 0, never reused). The caller keeps the fd open. */
-  add(fd: number): number {
-    this.descriptors.set(++this.lastFile, fd);
+  /**
+   * Registers a descriptor and returns the file's number in this cache (> 0, never reused). The caller keeps the fd open.
+   * @param fileBytes length of the file: its last page may be short, and every other must be whole
+   */
+  add(fd: number, fileBytes: number): number {
+    this.files.set(++this.lastFile, { fd, fileBytes });
     return this.lastFile;
   }
 
   /** Forgets a file and its pages; does not close the descriptor. */
   drop(file: number): void {
-    this.descriptors.delete(file);
+    this.files.delete(file);
     for (let slot = 0; slot < this.slots; slot++) {
       if (this.fileOf[slot] === file) this.free(slot);
     }
   }
 
   /**
-   * Slot holding page `page` of `file`, reading it if need be; -EIO when the file ends before the page's end, another
+   * Slot holding page `page` of `file`, reading it if need be; -EIO when the file ends before it was said to, another
    * -errno when the read fails. `page` is a whole number the caller checked against the file's length.
    */
   page(file: number, page: number): number {
@@ -85,12 +88,13 @@ export class PageCache {
   }
 
   private load(file: number, page: number, bucket: number): number {
-    const fd = this.descriptors.get(file);
-    if (fd === undefined) return -errno.EBADF;
+    const source = this.files.get(file);
+    if (source === undefined) return -errno.EBADF;
+    const wanted = Math.min(PAGE_BYTES, source.fileBytes - page * PAGE_BYTES);
     const slot = this.victim();
     this.misses++;
-    const n = pread(fd, this.memory.address + slot * PAGE_BYTES, PAGE_BYTES, page * PAGE_BYTES);
-    if (n !== PAGE_BYTES) return n < 0 ? n : -errno.EIO;
+    const n = pread(source.fd, this.memory.address + slot * PAGE_BYTES, wanted, page * PAGE_BYTES);
+    if (n !== wanted) return n < 0 ? n : -errno.EIO;
     this.fileOf[slot] = file;
     this.pageOf[slot] = page;
     this.referenced[slot] = 1;

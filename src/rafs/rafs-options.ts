@@ -4,10 +4,10 @@ import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import { lseek, pread, SEEK } from '../sys/io.ts';
 import { NativeMemory } from '../sys/native-memory.ts';
 import { rafsError } from './errors.ts';
+import { newMetadata } from './formats.ts';
+import { HEAD_BYTES, readGeometry } from './geometry.ts';
 import type { Metadata } from './metadata.ts';
 import { type PageCache, threadPageCache } from './page-cache.ts';
-import { V6Metadata } from './v6/reader.ts';
-import { HEAD_BYTES, readGeometry } from './v6/superblock.ts';
 
 export interface RafsOptions {
   /** Owned from now on: closed by `destroy`. */
@@ -18,6 +18,8 @@ export interface RafsOptions {
   blobs: readonly BlobHandle[];
   /** Asks for chunks of one blob; the ticket is completed with 0 or -errno, and the read runs again. */
   fetch: (ticket: number, blobHandle: number, chunks: WantedChunk[]) => void;
+  /** Check the digest tree of v5 metadata as it is walked; digests of data are storage's. */
+  validate?: boolean;
   log: Logger;
   /** The thread's own unless a test wants a small one. */
   cache?: PageCache;
@@ -35,8 +37,8 @@ export function mountMetadata(options: RafsOptions): Metadata {
   if (n !== HEAD_BYTES) throw refuse('the first block cannot be read');
   const geometry = readGeometry(head.view, lseek(bootstrapFd, 0, SEEK.END));
   if (typeof geometry === 'string') throw refuse(geometry);
-  if (geometry.blobCount !== options.blobs.length) {
-    throw refuse(`${geometry.blobCount} blobs, opened ${options.blobs.length}`);
-  }
-  return new V6Metadata(options.cache ?? threadPageCache(), bootstrapFd, geometry);
+  const opened = options.blobs.length;
+  const known = geometry.version === 6 ? geometry.blobCount : geometry.extendedEntries || opened;
+  if (known !== opened) throw refuse(`${known} blobs, opened ${opened}`);
+  return newMetadata(options.cache ?? threadPageCache(), bootstrapFd, geometry, opened, options.validate ?? false);
 }

@@ -10,13 +10,12 @@ import { S } from '../fuse/flags.ts';
 import type { BlobInfo } from '../storage/types.ts';
 import { errno } from '../sys/errno.ts';
 import { rafsError } from './errors.ts';
+import { newMetadata } from './formats.ts';
 import { ChunkRecord, EntryRecord, InodeRecord, type Metadata, Span } from './metadata.ts';
 import { isDots, Nodes } from './nodes.ts';
 import { openImage } from './open-image.ts';
 import { PageCache } from './page-cache.ts';
 import { DIRENT_BYTES, NID_UNIT_BYTES } from './v6/inode-layout.ts';
-import { V6Metadata } from './v6/reader.ts';
-import { XattrCursor } from './v6/xattr.ts';
 
 /** Path depth that is followed; Linux resolves at most PATH_MAX / 2 components at once. */
 const DEPTH_MAX = 4096;
@@ -51,13 +50,20 @@ export class ImageWalker {
   private readonly nodes: Nodes;
   private readonly fd: number;
 
-  /** @throws what `openImage` throws */
-  constructor(readonly path: string) {
+  /**
+   * @param validate check the digest tree of a v5 image, too
+   * @throws what `openImage` throws
+   */
+  constructor(
+    readonly path: string,
+    validate = false,
+  ) {
     const image = openImage(path);
     image.close();
     this.fd = image.fd;
     this.blobs = image.blobs;
-    this.metadata = new V6Metadata(new PageCache(CACHE_BYTES), image.fd, image.geometry);
+    const cache = new PageCache(CACHE_BYTES);
+    this.metadata = newMetadata(cache, image.fd, image.geometry, image.blobs.length, validate);
     this.nodes = new Nodes(this.metadata, path, SILENT);
   }
 
@@ -133,7 +139,7 @@ export class ImageWalker {
     const found = this.metadata.xattrs(inode, span);
     if (found < 0) throw this.failure(found, inode.node);
     if (span.bytes === 0) return xattrs;
-    const cursor = new XattrCursor();
+    const { cursor } = this.metadata;
     cursor.start(span);
     for (;;) {
       const step = cursor.next();

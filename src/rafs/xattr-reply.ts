@@ -3,17 +3,14 @@ import type { GetxattrArgs } from '../fuse/args.ts';
 import { Request } from '../fuse/request.ts';
 import { GETXATTR_OUT_BYTES } from '../fuse/wire/layout.ts';
 import { errno } from '../sys/errno.ts';
-import type { Span } from './metadata.ts';
-import { XattrCursor } from './v6/xattr.ts';
+import type { Span, XattrCursor } from './metadata.ts';
 
 /** XATTR_LIST_MAX of Linux: no caller's buffer is larger. */
 const LIST_BYTES_MAX = 65536;
 const BODY_AT = Request.BODY_WORD * 4;
 
-const cursor = new XattrCursor();
-
 /** Value of the named xattr, or its size when args.size is 0; -ENODATA, -ERANGE, -EIO for a bad area. */
-export function getXattr(request: Request, args: GetxattrArgs, area: Span): number {
+export function getXattr(request: Request, args: GetxattrArgs, area: Span, cursor: XattrCursor): number {
   if (area.bytes === 0) return -errno.ENODATA;
   cursor.start(area);
   for (;;) {
@@ -31,8 +28,8 @@ export function getXattr(request: Request, args: GetxattrArgs, area: Span): numb
 }
 
 /** All names, each with a NUL, or their size when `size` is 0; -ERANGE, -E2BIG, -EIO for a bad area. */
-export function listXattr(request: Request, size: number, area: Span): number {
-  const bytes = listBytes(area);
+export function listXattr(request: Request, size: number, area: Span, cursor: XattrCursor): number {
+  const bytes = listBytes(area, cursor);
   if (bytes < 0) return bytes;
   if (bytes > LIST_BYTES_MAX) return -errno.E2BIG;
   if (size === 0) return putSize(request, bytes);
@@ -48,7 +45,7 @@ export function listXattr(request: Request, size: number, area: Span): number {
   return bytes;
 }
 
-function listBytes(area: Span): number {
+function listBytes(area: Span, cursor: XattrCursor): number {
   if (area.bytes === 0) return 0;
   let bytes = 0;
   cursor.start(area);

@@ -49,7 +49,7 @@ class Host {
     const image = openImage(bootPath(name));
     const blobs = new FixtureBlobs(image.blobs, image.digests);
     this.images.push({ image, blobs });
-    return { kind: 'rafs', bootstrapFd: image.fd, bootstrapPath: name, blobs: blobs.handles };
+    return { kind: 'rafs', bootstrapFd: image.fd, bootstrapPath: name, blobs: blobs.handles, validate: true };
   }
 
   /** Closes what main would: caches of images that are gone. */

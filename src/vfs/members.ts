@@ -31,8 +31,8 @@ const MEMBERS: { [K in MemberSpec['kind']]: Factory<Extract<MemberSpec, { kind: 
     return share;
   },
   // A node is its place in the bootstrap: nothing was saved, nothing is missing.
-  rafs: (spec, { log, fetch }) =>
-    new Rafs({ bootstrapFd: spec.bootstrapFd, label: spec.bootstrapPath, blobs: spec.blobs, fetch, log }),
+  rafs: ({ bootstrapFd, bootstrapPath, blobs, validate }, { log, fetch }) =>
+    new Rafs({ bootstrapFd, label: bootstrapPath, blobs, validate, fetch, log }),
 };
 
 let budget: DescriptorBudget | null = null;

@@ -19,6 +19,8 @@ export interface RafsSpec {
   bootstrapPath: string;
   /** In blob-table order. */
   blobs: BlobHandle[];
+  /** Check metadata against its digests as it is walked, where the image has a tree of them (v5). */
+  validate: boolean;
 }
 
 export type MemberSpec = PassthroughSpec | RafsSpec;

@@ -16,6 +16,7 @@ import {
 import { CODECS, compressorOf } from '../../storage/codecs.ts';
 import { DIGESTS, digesterOf } from '../../storage/digests.ts';
 import type { BlobInfo } from '../../storage/types.ts';
+import { blobIdLegal } from '../blob-id.ts';
 import type { Broken } from '../broken.ts';
 
 // ---- device slots (2.4)
@@ -168,11 +169,6 @@ function checkContextTable(blob: BlobInfo, tarfs: boolean, say: (what: string) =
   const inBlob = (blob.features & FEATURE.SEPARATE) === 0 && (blob.features & FEATURE.CAP_TAR_TOC) !== 0;
   if (inBlob && blob.ciOffset + blob.ciCompressedSize > blob.compressedSize) return say('CI table outside the blob');
   return null;
-}
-
-/** Ids become file names and URLs: no path tricks, no control bytes, not empty. */
-export function blobIdLegal(id: string): boolean {
-  return /^[\x21-\x7e]+$/.test(id) && !id.includes('/') && !id.includes('\\') && id !== '.' && id !== '..';
 }
 
 function putId(bytes: Uint8Array, at: number, id: string): void {

@@ -2,7 +2,6 @@
 import { type ChunkRecord, HOLE, type InodeRecord } from '../metadata.ts';
 import type { V6Image } from './image.ts';
 import { CHUNK_INDEX_BYTES, chunkIndexOffset } from './inode-layout.ts';
-import { BLOCK_BYTES } from './layout.ts';
 
 /** What the kernel reads as a hole; no builder emits it. */
 const BLKADDR_HOLE = 0xffff_ffff;
@@ -24,6 +23,6 @@ export function chunkAt(image: V6Image, inode: InodeRecord, k: number, out: Chun
   if (device === 0 || device > image.geometry.blobCount) return image.refuse('chunk index: no such blob');
   out.blob = device - 1;
   out.index = (word & 0xffff) | ((word >>> 24) << 16);
-  out.offset = blkaddr * BLOCK_BYTES;
+  out.offset = blkaddr * image.blockBytes;
   return 0;
 }

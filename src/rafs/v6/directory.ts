@@ -40,7 +40,7 @@ export function findEntry(
   out: EntryRecord,
 ): number {
   let low = 0;
-  let high = Math.ceil(dir.size / BLOCK_BYTES) - 1;
+  let high = Math.ceil(dir.size / image.blockBytes) - 1;
   while (low < high) {
     const middle = (low + high + 1) >>> 1;
     const opened = openBlock(image, dir, middle);
@@ -78,7 +78,7 @@ function findInBlock(
 
 /** The entry at `cookie`: 1 with `out` filled, 0 at the end, -EINVAL, or -EIO. */
 export function entryAt(image: V6Image, dir: InodeRecord, cookie: number, out: EntryRecord): number {
-  const blocks = Math.ceil(dir.size / BLOCK_BYTES);
+  const blocks = Math.ceil(dir.size / image.blockBytes);
   let block = Math.floor(cookie / (1 << COOKIE_BITS));
   let position = cookie & COOKIE_MASK;
   for (;;) {
@@ -103,7 +103,7 @@ export function entryAt(image: V6Image, dir: InodeRecord, cookie: number, out: E
 function openBlock(image: V6Image, dir: InodeRecord, block: number): number {
   const at = locateBlock(image, dir, block);
   if (at < 0) return at;
-  const bytes = blockLength(dir, block);
+  const bytes = blockLength(image, dir, block);
   if (bytes <= DIRENT_BYTES) return image.refuse('directory: block too short');
   const first = image.cache.memory.u16[(at + DIRENT.NAMEOFF) >> 1];
   if (first === 0 || first % DIRENT_BYTES !== 0 || first >= bytes) return image.refuse('directory: first name offset');

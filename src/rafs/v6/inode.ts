@@ -23,7 +23,8 @@ import {
   S_IFMT,
   S_IFREG,
 } from './inode-layout.ts';
-import { BLOCK_BYTES } from './layout.ts';
+
+const SECTOR_BYTES = 512;
 
 /** Fills `out` with inode `nid`: 0, -ESTALE when the file has no room for it, -EIO when it breaks a rule. */
 export function loadInode(image: V6Image, nid: number, out: InodeRecord): number {
@@ -44,6 +45,7 @@ export function loadInode(image: V6Image, nid: number, out: InodeRecord): number
   }
   decodeInode(view, at, out);
   out.node = nid;
+  out.sectors = Math.ceil(out.size / SECTOR_BYTES);
   out.offset = offset;
   if (bytes === INODE_EXTENDED_BYTES) {
     // Signed: files older than 1970 exist. Beyond 2^53 the value is nonsense, and only shown.
@@ -72,11 +74,12 @@ function checkRanges(image: V6Image, inode: InodeRecord): Broken {
   const type = inode.mode & S_IFMT;
   if (type === S_IFREG) return inode.size === 0 ? null : checkIndexes(image, inode);
   if (type !== S_IFDIR && type !== S_IFLNK) return null;
-  const tail = inode.size % BLOCK_BYTES;
+  const { blockBytes } = image;
+  const tail = inode.size % blockBytes;
   const inline = inode.layout === LAYOUT.FLAT_INLINE && tail !== 0;
-  const blocks = inline ? Math.floor(inode.size / BLOCK_BYTES) : Math.ceil(inode.size / BLOCK_BYTES);
-  if (blocks > 0 && (inode.u + blocks) * BLOCK_BYTES > image.fileBytes) return 'inode: data outside the file';
-  if (inline && Math.floor(inode.offset / BLOCK_BYTES) !== Math.floor((end + tail - 1) / BLOCK_BYTES)) {
+  const blocks = inline ? Math.floor(inode.size / blockBytes) : Math.ceil(inode.size / blockBytes);
+  if (blocks > 0 && (inode.u + blocks) * blockBytes > image.fileBytes) return 'inode: data outside the file';
+  if (inline && Math.floor(inode.offset / blockBytes) !== Math.floor((end + tail - 1) / blockBytes)) {
     return 'inode: inline data crosses a block';
   }
   return null;
@@ -95,24 +98,62 @@ function checkIndexes(image: V6Image, inode: InodeRecord): Broken {
  * not, always lies in one page: `loadInode` has seen to that.
  */
 export function locateBlock(image: V6Image, inode: InodeRecord, block: number): number {
-  if (inode.layout === LAYOUT.FLAT_INLINE && (block + 1) * BLOCK_BYTES > inode.size) {
+  if (inode.layout === LAYOUT.FLAT_INLINE && (block + 1) * image.blockBytes > inode.size) {
     return image.locate(inode.offset + inode.bytes + inode.xattrBytes);
   }
-  return image.locate((inode.u + block) * BLOCK_BYTES);
+  return image.locate((inode.u + block) * image.blockBytes);
 }
 
 /** Valid bytes of block `block`. */
-export function blockLength(inode: InodeRecord, block: number): number {
-  const rest = inode.size - block * BLOCK_BYTES;
-  return Math.min(rest, BLOCK_BYTES);
+export function blockLength(image: V6Image, inode: InodeRecord, block: number): number {
+  return Math.min(inode.size - block * image.blockBytes, image.blockBytes);
 }
 
-/** Target of a symlink; `checkInode` holds it to one block. */
+/** Target of a symlink. `checkInode` holds it to 4096 bytes: one block, but of tarfs images. */
 export function symlinkTarget(image: V6Image, inode: InodeRecord, into: Span): number {
+  if (inode.size > image.blockBytes) return longTarget(image, inode, into);
   const at = locateBlock(image, inode, 0);
   if (at < 0) return at;
   into.u8 = image.cache.memory.u8;
   into.at = at;
   into.bytes = inode.size;
+  return 0;
+}
+
+/**
+ * Target of several blocks (2.10). The builder of tarfs images splits it wrongly: it reserves the full blocks but
+ * writes the whole text behind the inode. A target holds no NUL, which tells the two apart.
+ */
+function longTarget(image: V6Image, inode: InodeRecord, into: Span): number {
+  const scratch = image.symlinkScratch();
+  into.u8 = scratch;
+  into.at = 0;
+  into.bytes = inode.size;
+  const read = copyBlocks(image, inode, scratch);
+  if (read < 0) return read;
+  const end = scratch.indexOf(0);
+  if (end < 0 || end >= inode.size) return 0;
+  const behind = inode.offset + inode.bytes + inode.xattrBytes;
+  if (behind + inode.size <= image.fileBytes) {
+    const copied = image.copy(behind, inode.size, scratch, 0);
+    if (copied < 0) return copied;
+    const nul = scratch.indexOf(0);
+    if (nul < 0 || nul >= inode.size) return 0;
+    const again = copyBlocks(image, inode, scratch);
+    if (again < 0) return again;
+  }
+  into.bytes = end;
+  return end > 0 ? 0 : image.refuse('inode: empty symlink target');
+}
+
+function copyBlocks(image: V6Image, inode: InodeRecord, to: Uint8Array): number {
+  const { u8 } = image.cache.memory;
+  for (let block = 0; block * image.blockBytes < inode.size; block++) {
+    const at = locateBlock(image, inode, block);
+    if (at < 0) return at;
+    const bytes = blockLength(image, inode, block);
+    const start = block * image.blockBytes;
+    for (let i = 0; i < bytes; i++) to[start + i] = u8[at + i];
+  }
   return 0;
 }

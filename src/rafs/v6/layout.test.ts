@@ -4,11 +4,11 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { FIXTURES } from '../../storage/fixtures.testing.ts';
+import { blobIdLegal } from '../blob-id.ts';
 import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES, decodeChunkEntry, encodeChunkEntry } from '../chunk-entry.ts';
 import { chunkSizeLegal, compressorOf, digesterOf, FLAG, flagsAccepted, singleAlgorithms } from '../flags.ts';
 import {
   BLOB,
-  blobIdLegal,
   checkBlobEntry,
   checkDeviceSlot,
   decodeBlobEntry,

@@ -20,7 +20,7 @@ import {
 } from './inode-layout.ts';
 import { V6Metadata } from './reader.ts';
 import { readGeometry } from './superblock.ts';
-import { XattrCursor } from './xattr.ts';
+import { V6XattrCursor } from './xattr.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'v6-reader-'));
 const path = join(dir, 'image.boot');
@@ -143,7 +143,7 @@ describe('xattrs', () => {
     const result = metadata.xattrs(load(metadata, at), span);
     if (result < 0) return result;
     const found = new Map<string, Buffer>();
-    const cursor = new XattrCursor();
+    const cursor = new V6XattrCursor();
     cursor.start(span);
     for (let step = cursor.next(); step !== 0; step = cursor.next()) {
       if (step < 0) return step;

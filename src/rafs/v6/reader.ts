@@ -1,4 +1,6 @@
 /** The v6 reader: `Metadata` on top of the files of this folder. Mounting reads one page, whatever the image holds. */
+import type { ChunkSource } from '../../storage/types.ts';
+import { FLAG } from '../flags.ts';
 import type { ChunkRecord, EntryRecord, InodeRecord, Metadata, Span } from '../metadata.ts';
 import type { PageCache } from '../page-cache.ts';
 import { chunkAt } from './chunks.ts';
@@ -6,7 +8,7 @@ import { entryAt, findEntry } from './directory.ts';
 import { V6Image } from './image.ts';
 import { loadInode, symlinkTarget } from './inode.ts';
 import type { Geometry } from './superblock.ts';
-import { xattrArea } from './xattr.ts';
+import { V6XattrCursor, xattrArea } from './xattr.ts';
 
 export class V6Metadata implements Metadata {
   readonly root: number;
@@ -16,12 +18,13 @@ export class V6Metadata implements Metadata {
   readonly blobCount: number;
   readonly explicitIds: boolean;
   readonly nameBytes: Uint8Array;
+  readonly cursor = new V6XattrCursor();
   private readonly image: V6Image;
 
   /** @param geometry of `readGeometry`, for the file open as `fd` */
   constructor(cache: PageCache, fd: number, geometry: Geometry) {
     this.image = new V6Image(cache, fd, geometry);
-    this.root = geometry.rootNid;
+    this.root = geometry.root;
     this.names = geometry.names;
     this.fileBytes = geometry.fileBytes;
     this.chunkSize = geometry.chunkSize;
@@ -52,6 +55,20 @@ export class V6Metadata implements Metadata {
 
   chunk(file: InodeRecord, k: number, into: ChunkRecord): number {
     return chunkAt(this.image, file, k, into);
+  }
+
+  /** Data of tarfs images lies raw in the tar, where the chunk index says. */
+  source(file: InodeRecord, k: number, into: ChunkRecord): ChunkSource | null {
+    if ((this.image.geometry.flags & FLAG.TARFS_MODE) === 0) return null;
+    const bytes = Math.min(this.chunkSize, file.size - k * this.chunkSize);
+    return {
+      compressedOffset: into.offset,
+      compressedSize: bytes,
+      uncompressedSize: bytes,
+      compressed: false,
+      crc32: null,
+      digest: null,
+    };
   }
 
   xattrs(inode: InodeRecord, into: Span): number {

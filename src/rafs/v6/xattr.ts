@@ -1,6 +1,6 @@
 /** Inline xattrs (rafs-format 2.11; check 9.24): finding the area, and stepping through its entries. */
 import { errno } from '../../sys/errno.ts';
-import type { InodeRecord, Span } from '../metadata.ts';
+import type { InodeRecord, Span, XattrCursor } from '../metadata.ts';
 import { PAGE_BYTES } from '../page-cache.ts';
 import type { V6Image } from './image.ts';
 import { XATTR_ENTRY_BYTES, XATTR_HEADER_BYTES, XATTR_PREFIXES } from './inode-layout.ts';
@@ -17,7 +17,7 @@ export function xattrArea(image: V6Image, inode: InodeRecord, into: Span): numbe
   const offset = inode.offset + inode.bytes;
   if ((offset & (PAGE_BYTES - 1)) + inode.xattrBytes > PAGE_BYTES) {
     const scratch = image.xattrScratch();
-    const copied = image.copy(offset, inode.xattrBytes, scratch);
+    const copied = image.copy(offset, inode.xattrBytes, scratch, 0);
     if (copied < 0) return copied;
     into.u8 = scratch;
     into.at = 0;
@@ -32,8 +32,8 @@ export function xattrArea(image: V6Image, inode: InodeRecord, into: Span): numbe
   return 0;
 }
 
-/** Steps through an area: `start`, then `next` until it is not 1. Names of unknown kinds are skipped. */
-export class XattrCursor {
+/** Names of unknown kinds are skipped. */
+export class V6XattrCursor implements XattrCursor {
   u8: Uint8Array = new Uint8Array(0);
   prefix: Uint8Array = PREFIXES[0];
   suffixAt = 0;
@@ -49,7 +49,6 @@ export class XattrCursor {
     this.end = area.at + area.bytes;
   }
 
-  /** 1 with the fields set, 0 at the end, -EIO when an entry does not fit its area. */
   next(): number {
     const { u8, end } = this;
     // One word less than a header's room is padding; entries are 4-aligned.
@@ -70,7 +69,6 @@ export class XattrCursor {
     return 0;
   }
 
-  /** True when the current name is these bytes. */
   matches(name: Uint8Array, at: number, bytes: number): boolean {
     const { prefix, u8, suffixAt, suffixBytes } = this;
     if (prefix.length + suffixBytes !== bytes) return false;
@@ -84,7 +82,6 @@ export class XattrCursor {
     return this.prefix.length + this.suffixBytes;
   }
 
-  /** Writes the current name to `to` at `at`; returns its bytes. */
   copyName(to: Uint8Array, at: number): number {
     for (let i = 0; i < this.prefix.length; i++) to[at + i] = this.prefix[i];
     const from = at + this.prefix.length;
