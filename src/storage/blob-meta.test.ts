@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { copyFileSync, readFileSync, statSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { BlobMeta } from './blob-meta.ts';
@@ -95,4 +95,13 @@ test('no table in the image, or one in a compressor nobody knows', async () => {
     const opening = BlobMeta.open({ ...info, ...change }, join(freshDir(), 'meta'), reader(blobBytes(info.id)).read);
     await assert.rejects(opening, { code: 'BLOB_META' });
   }
+});
+
+test('a table that cannot be moved to its place leaves no descriptor behind', async () => {
+  const [info] = blobTable('v6-zstd-blake3');
+  const path = join(freshDir(), 'meta');
+  mkdirSync(path);
+  const before = readdirSync('/proc/self/fd').length;
+  await assert.rejects(BlobMeta.open(info, path, reader(blobBytes(info.id)).read), { code: 'CACHE_IO' });
+  assert.equal(readdirSync('/proc/self/fd').length, before);
 });

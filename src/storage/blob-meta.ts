@@ -100,9 +100,11 @@ export class BlobMeta {
     const temporary = await store(path, table, header);
     try {
       const meta = new BlobMeta(info, path, openSync(temporary, constants.O_RDONLY), contexts);
-      await closedUnless(meta, () => meta.validate());
-      // Whoever has the old file open keeps it.
-      renameSync(temporary, path);
+      await closedUnless(meta, async () => {
+        await meta.validate();
+        // Whoever has the old file open keeps it.
+        renameSync(temporary, path);
+      });
       return meta;
     } catch (error) {
       throw cacheError(path, error);
