@@ -12,30 +12,25 @@ import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from '../common/log.ts';
 import type { Unit } from './blob-contexts.ts';
-import { BlobMeta } from './blob-meta.ts';
+import type { BlobMeta } from './blob-meta.ts';
+import { BlobTables, LOCK_WAIT_MS, type ReadRange } from './blob-tables.ts';
 import type { CacheFiles } from './cache-files.ts';
 import { ChunkInstaller } from './chunk-installer.ts';
 import { ChunkLocks } from './chunk-locks.ts';
 import { cipherOf } from './cipher.ts';
+import { describedChunk, describedDigest, EqualChunks, isUnnumbered } from './described-chunks.ts';
 import { storageError } from './errors.ts';
 import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation, unitKey } from './fetch-plan.ts';
-import type { EntryPoint } from './inflate.ts';
 import { PendingChunks } from './pending-chunks.ts';
-import { DEMAND_POLICY } from './retry.ts';
+import type { PrivateFiles } from './private-files.ts';
 import type { StoreStats } from './stats.ts';
 import type { BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
-
-/** Reads from the backend with retries and the store's request limit. */
-export type ReadRange = (offset: number, bytes: number, signal: AbortSignal) => Promise<Buffer>;
 
 /** How often a lock that another process holds is looked at: twice as long each time, up to the second figure. */
 const LOCK_POLL_MS = 2;
 const LOCK_POLL_MAX_MS = 20;
-/**
- * After this long a chunk locked elsewhere is fetched all the same: the holder is stopped or stuck, and two writers
- * of the same bytes do no harm. Longer than a live holder's own deadline.
- */
-const LOCK_WAIT_MS = DEMAND_POLICY.deadlineMs + 5_000;
+/** Shared with other processes, or of one mount alone. */
+export type BlobFiles = CacheFiles | PrivateFiles;
 
 export interface BlobOptions {
   validate: boolean;
@@ -45,28 +40,29 @@ export interface BlobOptions {
 export class Blob {
   private readonly pending = new PendingChunks();
   private queue: PlannedChunk[] = [];
-  private meta: Promise<BlobMeta> | null = null;
   private readonly speculation = new Speculation();
   private readonly locks: ChunkLocks;
+  private readonly tables: BlobTables;
   private readonly installer: ChunkInstaller;
-  private opened: BlobMeta | null = null;
+  private readonly equal: EqualChunks | null;
   private readonly closing = new AbortController();
   private running = 0;
   private drained: (() => void) | null = null;
 
   constructor(
     readonly info: BlobInfo,
-    readonly files: CacheFiles,
+    readonly files: BlobFiles,
     private readonly options: BlobOptions,
     private readonly readRange: ReadRange,
     /** Of the object that holds the chunk table: the blob itself, or its meta blob. */
-    private readonly readMeta: ReadRange,
+    readMeta: ReadRange,
     private readonly stats: StoreStats,
     log: Logger,
   ) {
     this.locks = new ChunkLocks(() => files.lockFd);
-    const entryOf = (unit: Unit) => this.entryOf(unit);
-    const decoding = { info, cipher: cipherOf(info), entryOf };
+    this.equal = isUnnumbered(info) ? new EqualChunks() : null;
+    this.tables = new BlobTables(info, files.metaPath, this.locks, readMeta, this.closing.signal);
+    const decoding = { info, cipher: cipherOf(info), entryOf: (unit: Unit) => this.tables.entryOf(unit) };
     const { validate } = options;
     this.installer = new ChunkInstaller(decoding, validate, files, this.pending, stats, log, () =>
       this.throwIfClosed(),
@@ -89,7 +85,11 @@ export class Blob {
     if (absent.length === 0) return;
     this.files.attach();
     await this.tracked(async () => {
-      const meta = await this.openMeta();
+      if (this.info.described === true) {
+        await Promise.all(absent.map((chunk) => this.demandDescribed(chunk)));
+        return;
+      }
+      const meta = await this.tables.open();
       const waits = absent.map((chunk) => this.demand(this.check(meta, chunk), digests));
       await Promise.all(waits);
     });
@@ -103,8 +103,7 @@ export class Blob {
         this.drained = resolve;
       });
     }
-    const meta = await this.meta?.catch(() => null);
-    meta?.close();
+    await this.tables.close();
     this.files.close();
   }
 
@@ -132,6 +131,13 @@ export class Blob {
     return { index: wanted.chunkIndex, info };
   }
 
+  private async demandDescribed(wanted: WantedChunk): Promise<void> {
+    const chunk = describedChunk(this.info, wanted);
+    const index = this.equal?.first(wanted) ?? chunk.index;
+    await this.demand({ ...chunk, index }, describedDigest(wanted));
+    if (index !== chunk.index) await this.files.map.markReady(chunk.index);
+  }
+
   private demand(chunk: PlannedChunk, digests: ChunkDigests): Promise<void> {
     const known = this.pending.join(chunk.index);
     if (known !== null) return known;
@@ -148,7 +154,7 @@ export class Blob {
     void this.tracked(async () => {
       try {
         this.throwIfClosed();
-        const meta = await this.openMeta();
+        const meta = this.info.described === true ? null : await this.tables.open();
         for (const range of this.plan(meta, wanted)) void this.tracked(() => this.run(range));
       } catch (error) {
         for (const chunk of wanted) this.pending.settle(chunk.index, error);
@@ -156,15 +162,16 @@ export class Blob {
     });
   }
 
-  private plan(meta: BlobMeta, wanted: readonly PlannedChunk[]): FetchRange[] {
+  /** @param meta null when only the wanted chunks are known, so that nothing can be read ahead */
+  private plan(meta: BlobMeta | null, wanted: readonly PlannedChunk[]): FetchRange[] {
     const offsets = wanted.map(({ info }) => info.compressedOffset);
     const digests = this.pending.digestsOf(wanted[0].index);
     // A dictionary blob has chunks this image never names: nothing could vouch for them, so they are not read ahead.
     const isUnverifiable = (index: number) => this.options.validate && digests(index) === null;
     const plan = planFetch({
       wanted,
-      chunkCount: this.info.chunkCount,
-      infoOf: (index) => meta.chunk(index),
+      chunkCount: meta?.chunkCount ?? 0,
+      infoOf: (index) => (meta as BlobMeta).chunk(index),
       isMissing: (index) => !this.files.map.isReady(index) && !this.pending.has(index) && !isUnverifiable(index),
       windowBytes: this.options.amplifyIoBytes,
       budgetBytes: this.speculation.budget(offsets, Date.now()),
@@ -246,42 +253,6 @@ export class Blob {
 
   private read(offset: number, bytes: number): Promise<Buffer> {
     return this.readRange(offset, bytes, this.closing.signal);
-  }
-
-  /** Units come out of the chunk table, which is open then. */
-  private entryOf(unit: Unit): EntryPoint {
-    const contexts = this.opened?.contexts ?? null;
-    if (contexts === null) throw storageError('BLOB_META', { blobId: this.info.id, rule: 'no contexts' });
-    return contexts.entryPoint(unit);
-  }
-
-  /** The chunk table, opened once; a failure is not remembered. */
-  private openMeta(): Promise<BlobMeta> {
-    if (this.meta === null) {
-      this.meta = this.fetchMeta();
-      this.meta.catch(() => {
-        this.meta = null;
-      });
-    }
-    return this.meta;
-  }
-
-  /** Under a lock of its own, so that only one process fetches the table. */
-  private async fetchMeta(): Promise<BlobMeta> {
-    const waitUntilMs = Date.now() + LOCK_WAIT_MS;
-    while (!this.locks.takeMeta() && Date.now() < waitUntilMs) {
-      this.throwIfClosed();
-      await sleep(LOCK_POLL_MAX_MS);
-    }
-    try {
-      const { signal } = this.closing;
-      this.opened = await BlobMeta.open(this.info, this.files.metaPath, (offset, bytes) =>
-        this.readMeta(offset, bytes, signal),
-      );
-      return this.opened;
-    } finally {
-      this.locks.giveMeta();
-    }
   }
 
   /** Counts work that uses the files, so that `close` can wait for its end. */

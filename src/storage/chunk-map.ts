@@ -89,6 +89,11 @@ export class ChunkMap {
    * @throws the system error of a write that failed; the bit is not set then
    */
   async markReady(chunk: number): Promise<void> {
+    if (this.fd >= 0) await this.markInFile(chunk);
+    Atomics.or(this.bits, chunk >> 3, maskOf(chunk));
+  }
+
+  private async markInFile(chunk: number): Promise<void> {
     const at = HEADER_BYTES + (chunk >> 3);
     const isLocked = await this.lockByte(at);
     try {
@@ -99,7 +104,6 @@ export class ChunkMap {
     } finally {
       if (isLocked) unlock(this.fd, at, 1);
     }
-    Atomics.or(this.bits, chunk >> 3, maskOf(chunk));
   }
 
   /** Chunks ready in the private copy. */

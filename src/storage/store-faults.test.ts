@@ -321,7 +321,6 @@ describe('named slots and refusals at mount', () => {
     ['separate, and no name of the meta blob', { features: FEATURE.SEPARATE, extra: Buffer.alloc(48) }, 'BLOB_META'],
     ['encrypted without cipher', { features: FEATURE.ENCRYPTED | FEATURE.CHUNK_INFO_V2 }, 'BLOB_META'],
     ['cipher without encryption', { cipher: 1 }, 'BLOB_META'],
-    ['tarfs', { features: FEATURE.TARFS }, 'UNSUPPORTED'],
     ['external', { features: FEATURE.EXTERNAL }, 'UNSUPPORTED'],
     ['unknown feature', { features: 0x2000 }, 'BLOB_META'],
     ['no chunk table', { ciCompressedSize: 0, ciUncompressedSize: 0 }, 'BLOB_META'],

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import { type Backend, checkBackend, checkBlobId, openBackend } from './backend.ts';
-import { Blob, type ReadRange } from './blob.ts';
+import { Blob, type BlobFiles } from './blob.ts';
 import { ciBytesMax } from './blob-contexts.ts';
 import {
   CHUNKS_PER_BLOB_MAX,
@@ -17,11 +17,14 @@ import {
   hasChunkTable,
   UNCOMPRESSED_BLOB_BYTES_MAX,
 } from './blob-layout.ts';
+import type { ReadRange } from './blob-tables.ts';
 import { CacheFiles } from './cache-files.ts';
 import { cipherOf } from './cipher.ts';
 import type { BackendConfig, StorageConfig } from './config.ts';
+import { hasNoDigests, isUnnumbered } from './described-chunks.ts';
 import { storageError } from './errors.ts';
 import { Gate } from './gate.ts';
+import { PrivateFiles } from './private-files.ts';
 import { DEMAND_POLICY, type RetryPolicy, withRetry } from './retry.ts';
 import { Secret } from './secret.ts';
 import { newStats, type StoreStats } from './stats.ts';
@@ -127,10 +130,16 @@ export class BlobStore {
 
   private share(info: BlobInfo, config: StorageConfig, workDir: string): SharedBlob {
     const { index: _, ...rest } = info;
-    const key = keyOf([rest, workDir, config.backend, config.validate, config.amplifyIoBytes]);
+    // What one image says of the chunks of a blob must not bind another: each mount has the blob for itself.
+    const mount = info.described === true ? this.nextHandle : 0;
+    const key = keyOf([rest, workDir, config.backend, config.validate, config.amplifyIoBytes, mount]);
     const known = this.blobs.get(key);
     if (known !== undefined) return known;
-    const files = new CacheFiles(workDir, info.id, info.chunkCount, info.uncompressedSize);
+    const files: BlobFiles = isUnnumbered(info)
+      ? new PrivateFiles(workDir, info.id, info.chunkCount)
+      : new CacheFiles(workDir, info.id, info.chunkCount, info.uncompressedSize);
+    const validate = config.validate && !hasNoDigests(info);
+    if (validate !== config.validate) this.log.warn(`blob ${info.id} has no digests: served unverified`);
     try {
       files.attach();
     } catch (error) {
@@ -139,7 +148,8 @@ export class BlobStore {
     const backend = this.shareBackend(config.backend);
     const read = this.reader(info.id, backend);
     const readMeta = this.reader(metaObjectId(info), backend);
-    const blob = new Blob(info, files, config, read, readMeta, this.stats, this.log);
+    const options = { validate, amplifyIoBytes: config.amplifyIoBytes };
+    const blob = new Blob(info, files, options, read, readMeta, this.stats, this.log);
     const shared = { key, blob, users: 0, backend };
     this.blobs.set(key, shared);
     return shared;
@@ -196,10 +206,7 @@ export class BlobStore {
 }
 
 /** Kinds of blobs whose reading is still to be built, each by its name. */
-const SLOTS: readonly [bit: number, what: string][] = [
-  [FEATURE.TARFS, 'a tarfs blob'],
-  [FEATURE.EXTERNAL, 'an external blob'],
-];
+const SLOTS: readonly [bit: number, what: string][] = [[FEATURE.EXTERNAL, 'an external blob']];
 
 function checkBlob(info: BlobInfo): void {
   checkFeatures(info.id, info.features);
@@ -212,6 +219,7 @@ function checkBlob(info: BlobInfo): void {
   const refuse = (rule: string) => storageError('BLOB_META', { blobId: info.id, rule });
   if (!isCount(info.chunkCount, CHUNKS_PER_BLOB_MAX)) throw refuse(`${info.chunkCount} chunks`);
   if (!isCount(info.uncompressedSize, UNCOMPRESSED_BLOB_BYTES_MAX)) throw refuse(`${info.uncompressedSize} bytes`);
+  if (info.described === true) return;
   if (info.chunkCount > 0 && !hasChunkTable(info)) throw refuse('chunks without a chunk table');
   const entryBytes = chunkInfoBytes(info.features);
   const isSizeLegal =

@@ -1,0 +1,74 @@
+/**
+ * What a blob says about itself, brought in when a chunk is first missing: its chunk table. Fetched under a lock of its
+ * own, so that one process does it for all; a failure is not remembered.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Unit } from './blob-contexts.ts';
+import { BlobMeta } from './blob-meta.ts';
+import type { ChunkLocks } from './chunk-locks.ts';
+import { storageError } from './errors.ts';
+import type { EntryPoint } from './inflate.ts';
+import { DEMAND_POLICY } from './retry.ts';
+import type { BlobInfo } from './types.ts';
+
+/** Reads from the backend with retries and the store's request limit. */
+export type ReadRange = (offset: number, bytes: number, signal: AbortSignal) => Promise<Buffer>;
+
+const LOCK_POLL_MS = 20;
+/**
+ * After this long, what is locked elsewhere is fetched all the same: the holder is stopped or stuck, and two writers of
+ * the same bytes do no harm. Longer than a live holder's own deadline.
+ */
+export const LOCK_WAIT_MS = DEMAND_POLICY.deadlineMs + 5_000;
+
+export class BlobTables {
+  private meta: Promise<BlobMeta> | null = null;
+  private opened: BlobMeta | null = null;
+
+  /** @param read of the object that holds the tables: the blob itself, or its meta blob */
+  constructor(
+    private readonly info: BlobInfo,
+    private readonly metaPath: string,
+    private readonly locks: ChunkLocks,
+    private readonly read: ReadRange,
+    private readonly signal: AbortSignal,
+  ) {}
+
+  /** The chunk table, opened once. */
+  open(): Promise<BlobMeta> {
+    if (this.meta === null) {
+      this.meta = this.fetch();
+      this.meta.catch(() => {
+        this.meta = null;
+      });
+    }
+    return this.meta;
+  }
+
+  /** Where a zran unit enters its deflate stream. Units come out of the table, which is open then. */
+  entryOf(unit: Unit): EntryPoint {
+    const contexts = this.opened?.contexts ?? null;
+    if (contexts === null) throw storageError('BLOB_META', { blobId: this.info.id, rule: 'no contexts' });
+    return contexts.entryPoint(unit);
+  }
+
+  async close(): Promise<void> {
+    const meta = await this.meta?.catch(() => null);
+    meta?.close();
+  }
+
+  private async fetch(): Promise<BlobMeta> {
+    const waitUntilMs = Date.now() + LOCK_WAIT_MS;
+    while (!this.locks.takeMeta() && Date.now() < waitUntilMs) {
+      this.signal.throwIfAborted();
+      await sleep(LOCK_POLL_MS);
+    }
+    try {
+      const read = (offset: number, bytes: number) => this.read(offset, bytes, this.signal);
+      this.opened = await BlobMeta.open(this.info, this.metaPath, read);
+      return this.opened;
+    } finally {
+      this.locks.giveMeta();
+    }
+  }
+}

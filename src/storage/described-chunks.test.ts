@@ -1,0 +1,203 @@
+/** Blobs without a chunk table of their own: readers say where their chunks are, as RAFS v5 and tarfs images do. */
+import assert from 'node:assert/strict';
+import { readdirSync, readSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import { type Logger, SILENT } from '../common/log.ts';
+import { FEATURE } from './blob-layout.ts';
+import { freshDir, isReady, localConfig } from './cache.testing.ts';
+import { CODECS } from './codecs.ts';
+import { crc32c, DIGESTS } from './digests.ts';
+import { expectedChunks, makeBlob } from './fixtures.testing.ts';
+import { BlobStore } from './store.ts';
+import {
+  type BlobHandle,
+  type BlobInfo,
+  type ChunkSource,
+  FEATURE_NO_EXTENDED_TABLE,
+  type WantedChunk,
+} from './types.ts';
+
+const CONTENTS = [
+  Buffer.alloc(9000, 'abc'),
+  Buffer.from('short'),
+  Buffer.alloc(70_000, 'xyzzy'),
+  Buffer.alloc(4096, 1),
+];
+const MADE = makeBlob(CONTENTS, { compressor: 'zstd', crc: true });
+const INFO: BlobInfo = {
+  ...MADE.info,
+  features: FEATURE.CAP_TAR_TOC,
+  ciOffset: 0,
+  ciCompressedSize: 0,
+  ciUncompressedSize: 0,
+  described: true,
+};
+const CHUNKS = expectedChunks(MADE.info, MADE.file);
+const SOURCES: ChunkSource[] = CHUNKS.map((chunk) => ({
+  compressedOffset: chunk.compressedOffset,
+  compressedSize: chunk.compressedSize,
+  uncompressedSize: chunk.bytes.length,
+  compressed: chunk.compressedSize < chunk.bytes.length,
+  crc32: crc32c(chunk.bytes),
+  digest: DIGESTS.blake3.digest(chunk.bytes),
+}));
+const WANTED: WantedChunk[] = CHUNKS.map((chunk, index) => ({
+  chunkIndex: index,
+  uncompressedOffset: chunk.uncompressedOffset,
+  bytes: chunk.bytes.length,
+  source: SOURCES[index],
+}));
+
+const blobs = freshDir();
+writeFileSync(join(blobs, INFO.id), MADE.file);
+const stores: BlobStore[] = [];
+after(() => Promise.all(stores.map((store) => store.close())));
+
+function newStore(log: Logger = SILENT): BlobStore {
+  const store = new BlobStore(log);
+  stores.push(store);
+  return store;
+}
+
+function open(store: BlobStore, workDir: string, info = INFO, validate = true): BlobHandle {
+  return store.openBlob(info, () => null, localConfig(workDir, blobs, { digest_validate: validate }));
+}
+
+function assertServed(handle: BlobHandle, wanted: WantedChunk, bytes: Buffer): void {
+  assert.ok(isReady(handle, wanted.chunkIndex));
+  const got = Buffer.alloc(bytes.length);
+  readSync(handle.dataFd, got, 0, got.length, wanted.uncompressedOffset);
+  assert.ok(got.equals(bytes), `chunk ${wanted.chunkIndex}`);
+}
+
+test('chunks come as described, neighbours in one request, and stay in the cache', async () => {
+  const workDir = freshDir();
+  const store = newStore();
+  const handle = open(store, workDir);
+  await store.fetch(handle.handle, WANTED);
+  WANTED.forEach((wanted, i) => assertServed(handle, wanted, CONTENTS[i]));
+  assert.equal(store.stats.requests, 1);
+  const second = newStore();
+  const again = open(second, workDir);
+  await second.fetch(again.handle, WANTED);
+  WANTED.forEach((wanted, i) => assertServed(again, wanted, CONTENTS[i]));
+  assert.equal(second.stats.requests, 0);
+});
+
+test('what one image says of a blob does not bind another', async () => {
+  const store = newStore();
+  const workDir = freshDir();
+  const hostile = open(store, workDir, INFO, false);
+  const honest = open(store, workDir);
+  const lie = { ...WANTED[0], source: { ...SOURCES[3], crc32: null, digest: null } };
+  const reading = store.fetch(hostile.handle, [{ ...lie, bytes: 1 }]);
+  await Promise.all([reading.catch(() => {}), store.fetch(honest.handle, WANTED.slice(1))]);
+  for (const i of [1, 2, 3]) assertServed(honest, WANTED[i], CONTENTS[i]);
+});
+
+describe('chunks without numbers', () => {
+  const info = {
+    ...INFO,
+    features: FEATURE_NO_EXTENDED_TABLE,
+    chunkCount: 100,
+    compressedSize: 0,
+    uncompressedSize: 0,
+  };
+  test('are known by their digests, fetched once, and leave nothing behind', async () => {
+    const workDir = freshDir();
+    const store = newStore();
+    const handle = open(store, workDir, info);
+    const twice = WANTED.flatMap((wanted, i) => [
+      { ...wanted, chunkIndex: 10 + i },
+      { ...wanted, chunkIndex: 50 + i },
+    ]);
+    await store.fetch(handle.handle, twice);
+    twice.forEach((wanted, i) => assertServed(handle, wanted, CONTENTS[i >> 1]));
+    assert.equal(store.stats.chunksFetched, CONTENTS.length);
+    assert.deepEqual(readdirSync(workDir), []);
+  });
+  test('are not shared between mounts', async () => {
+    const workDir = freshDir();
+    const store = newStore();
+    const first = open(store, workDir, info);
+    const second = open(store, workDir, info);
+    await store.fetch(first.handle, [{ ...WANTED[0], chunkIndex: 7 }]);
+    await store.fetch(second.handle, [{ ...WANTED[2], chunkIndex: 7 }]);
+    assertServed(first, { ...WANTED[0], chunkIndex: 7 }, CONTENTS[0]);
+    assertServed(second, { ...WANTED[2], chunkIndex: 7 }, CONTENTS[2]);
+  });
+});
+
+test('a tar is served as it is, with one warning that nothing can verify it', async () => {
+  const lines: string[] = [];
+  const store = newStore({ ...SILENT, warn: (text) => lines.push(text) });
+  const tar = Buffer.concat([Buffer.alloc(512, 'h'), Buffer.alloc(1000, 'd'), Buffer.alloc(536)]);
+  const features = FEATURE.TARFS | FEATURE.CAP_TAR_TOC;
+  const info = { ...INFO, id: 'tar', features, compressor: 'none' as const, chunkCount: 1 };
+  writeFileSync(join(blobs, 'tar'), tar);
+  const handle = open(store, freshDir(), { ...info, compressedSize: tar.length, uncompressedSize: tar.length });
+  const source = { compressedOffset: 512, compressedSize: 1000, uncompressedSize: 1000 };
+  const wanted: WantedChunk = {
+    chunkIndex: 0,
+    uncompressedOffset: 512,
+    bytes: 1000,
+    source: { ...source, compressed: false, crc32: null, digest: null },
+  };
+  await store.fetch(handle.handle, [wanted]);
+  assertServed(handle, wanted, tar.subarray(512, 1512));
+  assert.deepEqual(
+    lines.filter((line) => /unverified/.test(line)),
+    ['blob tar has no digests: served unverified'],
+  );
+});
+
+test('a legacy gzip chunk whose stored size is an estimate beyond the blob', async () => {
+  const bytes = Buffer.alloc(50_000, 'stargz ');
+  const file = CODECS.gzip.compress(bytes);
+  const info = { ...INFO, id: 'gz', compressor: 'gzip' as const, chunkCount: 1, chunkSize: 1 << 22 };
+  writeFileSync(join(blobs, 'gz'), file);
+  const store = newStore();
+  const handle = open(store, freshDir(), { ...info, compressedSize: file.length, uncompressedSize: 53_248 });
+  const source = { ...SOURCES[0], compressedOffset: 0, compressedSize: file.length + 500, crc32: null };
+  const digest = DIGESTS.blake3.digest(bytes);
+  const wanted = {
+    ...WANTED[0],
+    bytes: 1,
+    source: { ...source, uncompressedSize: bytes.length, compressed: true, digest },
+  };
+  await store.fetch(handle.handle, [wanted]);
+  assertServed(handle, wanted, bytes);
+});
+
+test('a chunk without description is an error', async () => {
+  const { source: _, ...bare } = WANTED[0];
+  const store = newStore();
+  const reading = store.fetch(open(store, freshDir()).handle, [bare]);
+  await assert.rejects(reading, { code: 'CHUNK', message: /not described/ });
+});
+
+describe('descriptions that cannot be', () => {
+  const source = SOURCES[0];
+  const cases: [string, Partial<WantedChunk>, RegExp][] = [
+    ['behind the blob', { source: { ...source, compressedOffset: INFO.compressedSize } }, /behind the blob/],
+    ['behind the cache file', { uncompressedOffset: INFO.uncompressedSize }, /behind the cache file/],
+    ['negative', { uncompressedOffset: -4096 }, /senseless/],
+    ['fraction', { source: { ...source, compressedOffset: 0.5 } }, /senseless/],
+    ['empty', { source: { ...source, compressedSize: 0 } }, /empty/],
+    ['huge', { source: { ...source, uncompressedSize: (1 << 24) + 1 } }, /long/],
+    ['too short for the file', { bytes: 9001 }, /needs 9001/],
+    ['raw with two sizes', { source: { ...source, compressed: false } }, /two sizes/],
+    ['number behind the last', { chunkIndex: 4 }, /not in the blob/],
+  ];
+  for (const [id, change, message] of cases) {
+    test(id, async () => {
+      const store = newStore();
+      const handle = open(store, freshDir());
+      const reading = store.fetch(handle.handle, [{ ...WANTED[0], ...change }]);
+      await assert.rejects(reading, { code: 'CHUNK', message });
+      await store.fetch(handle.handle, [WANTED[0]]);
+      assertServed(handle, WANTED[0], CONTENTS[0]);
+    });
+  }
+});
