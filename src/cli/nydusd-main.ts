@@ -6,6 +6,7 @@ import { Daemon } from '../daemon/daemon.ts';
 import { applyFileLimit } from '../daemon/file-limit.ts';
 import { Life } from '../daemon/life.ts';
 import { LogWriter } from '../daemon/log-writer.ts';
+import { notifyManager } from '../daemon/service-manager.ts';
 import { bindVmmSocket, clearSocketPath } from '../daemon/sockets.ts';
 import { settleHeap, trimProgramText } from '../daemon/trim.ts';
 import { isListening } from '../sys/socket.ts';
@@ -88,6 +89,7 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
   else daemon.ready.catch((error) => life.end(EXIT_FAILED, explain(error)));
   if (plan.initial !== null) await mountInitial(daemon, plan.initial);
   daemon.run();
+  notifyManager(`READY=1\nSTATUS=RUNNING as ${transport.kind}`, log);
   log.info(`RUNNING as ${transport.kind} (pid ${process.pid}${plan.apisock === null ? ', no API' : ''})`);
   await daemon.ready.catch(() => {});
   afterStart(plan, log);

@@ -11,6 +11,7 @@
 import { explain } from '../common/app-error.ts';
 import { exitNow } from '../sys/process.ts';
 import type { LogWriter } from './log-writer.ts';
+import { notifyManager } from './service-manager.ts';
 import { removeSocket } from './sockets.ts';
 
 /** The device thread unmounts and closes within milliseconds, unless a syscall of it hangs on a dead disk. */
@@ -58,6 +59,7 @@ export class Life {
     this.ending = true;
     if (code === 0) this.log.info(`${reason}: stopping`);
     else this.log.error(`${reason}: exiting with code ${code}`);
+    notifyManager('STOPPING=1', this.log);
     void this.shutDown(code);
   }
 

@@ -28,7 +28,7 @@ const CLOEXEC = 0o2000000;
 const NONBLOCK = 0o4000;
 const MSG_CTRUNC = 8;
 
-export const SOCK = { STREAM: 1, SEQPACKET: 5 } as const;
+export const SOCK = { STREAM: 1, DGRAM: 2, SEQPACKET: 5 } as const;
 export const MSG = { DONTWAIT: 0x40, WAITALL: 0x100, NOSIGNAL: 0x4000 } as const;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 
@@ -38,15 +38,15 @@ export const SOCKET_PATH_BYTES_MAX = SOCKADDR_UN_BYTES - 3;
 
 const scratch = new NativeMemory(4096);
 
-/** Writes a sockaddr_un to the scratch; its length, or -errno. */
+/** Writes a sockaddr_un to the scratch; its length, or -errno. A name that starts with NUL is an abstract one. */
 function putAddress(path: string | Uint8Array): number {
   const bytes = typeof path === 'string' ? Buffer.from(path) : path;
-  if (bytes.length === 0 || bytes.includes(0)) return -errno.EINVAL;
+  if (bytes.length === 0 || bytes.includes(0, 1)) return -errno.EINVAL;
   if (bytes.length > SOCKET_PATH_BYTES_MAX) return -errno.ENAMETOOLONG;
   scratch.u8.fill(0, 0, SOCKADDR_UN_BYTES);
   scratch.u16[0] = AF_UNIX;
   scratch.u8.set(bytes, 2);
-  return 2 + bytes.length + 1;
+  return 2 + bytes.length + (bytes[0] === 0 ? 0 : 1);
 }
 
 /**
