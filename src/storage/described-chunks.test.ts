@@ -76,12 +76,12 @@ test('chunks come as described, neighbours in one request, and stay in the cache
   const store = newStore();
   const handle = open(store, workDir);
   await store.fetch(handle.handle, WANTED);
-  WANTED.forEach((wanted, i) => assertServed(handle, wanted, CONTENTS[i]));
+  for (const [i, wanted] of WANTED.entries()) assertServed(handle, wanted, CONTENTS[i]);
   assert.equal(store.stats.requests, 1);
   const second = newStore();
   const again = open(second, workDir);
   await second.fetch(again.handle, WANTED);
-  WANTED.forEach((wanted, i) => assertServed(again, wanted, CONTENTS[i]));
+  for (const [i, wanted] of WANTED.entries()) assertServed(again, wanted, CONTENTS[i]);
   assert.equal(second.stats.requests, 0);
 });
 
@@ -113,7 +113,7 @@ describe('chunks without numbers', () => {
       { ...wanted, chunkIndex: 50 + i },
     ]);
     await store.fetch(handle.handle, twice);
-    twice.forEach((wanted, i) => assertServed(handle, wanted, CONTENTS[i >> 1]));
+    for (const [i, wanted] of twice.entries()) assertServed(handle, wanted, CONTENTS[i >> 1]);
     assert.equal(store.stats.chunksFetched, CONTENTS.length);
     assert.deepEqual(readdirSync(workDir), []);
   });
