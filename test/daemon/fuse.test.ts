@@ -8,6 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { posixSuite } from '../../src/passthrough/posix.suite.ts';
 import { assertSame, expectedTree, IMAGE_FIELDS } from '../vm/compare.ts';
+import { rafsConfig } from '../vm/daemon.ts';
 import { BLOBS, fixtureCases } from '../vm/fixture-cases.ts';
 import { hostManifest } from '../vm/manifest.ts';
 import { makeSampleTree } from '../vm/sample-tree.ts';
@@ -71,13 +72,13 @@ after(() => {
 });
 
 for (const validate of [false, true]) {
-  test(`every v6 fixture that needs no named slot equals its tree, validation ${validate}`, async () => {
+  test(`every fixture equals its tree, validation ${validate}`, async () => {
     const served = await mounted([]);
     try {
-      for (const fixture of fixtureCases().filter(({ slot }) => slot === null)) {
+      for (const fixture of fixtureCases()) {
         const cache = path.join(ROOT, `cache-${validate}`);
         fs.mkdirSync(cache, { recursive: true });
-        const config = { ...localfsConfig(BLOBS, cache), digest_validate: validate };
+        const config = rafsConfig(fixture.backend, cache, validate);
         const answer = await served.daemon.mount(`/${fixture.name}`, {
           fs_type: 'rafs',
           source: fixture.bootstrap,

@@ -172,17 +172,22 @@ export async function withDaemon(
   await daemon.stop();
 }
 
-export type Backend = { type: 'localfs'; dir: string } | { type: 'registry'; host: string; repo: string };
+/** A directory of blobs, or the one blob. */
+export type LocalfsBackend = { type: 'localfs'; dir: string } | { type: 'localfs'; blobFile: string };
+export type Backend = LocalfsBackend | { type: 'registry'; host: string; repo: string };
+
+function backendConfig(backend: Backend): object {
+  if ('dir' in backend) return { dir: backend.dir };
+  if ('blobFile' in backend) return { blob_file: backend.blobFile };
+  const { host, repo } = backend;
+  return { scheme: 'http', host, repo, timeout: 5, connect_timeout: 5, retry_limit: 2 };
+}
 
 /** A v1 configuration as nydus-snapshotter writes it (kata-contract 1.5, 3.4). */
 export function rafsConfig(backend: Backend, cacheDir: string, validate: boolean): object {
-  const config =
-    backend.type === 'localfs'
-      ? { dir: backend.dir }
-      : { scheme: 'http', host: backend.host, repo: backend.repo, timeout: 5, connect_timeout: 5, retry_limit: 2 };
   return {
     device: {
-      backend: { type: backend.type, config },
+      backend: { type: backend.type, config: backendConfig(backend) },
       cache: { type: 'blobcache', config: { work_dir: cacheDir } },
     },
     mode: 'direct',

@@ -11,7 +11,7 @@ import { after, test } from 'node:test';
 import { skipUnless } from './assets.ts';
 import { assertSame, expectedTree, IMAGE_FIELDS, SHARE_FIELDS } from './compare.ts';
 import { type Daemon, rafsConfig, withDaemon } from './daemon.ts';
-import { BLOBS, fixtureCases } from './fixture-cases.ts';
+import { fixtureCases } from './fixture-cases.ts';
 import { BlobServer, buildImage, type Compressor, REPO } from './image.ts';
 import { hostManifest, type Manifest } from './manifest.ts';
 import { makeSampleTree } from './sample-tree.ts';
@@ -93,15 +93,11 @@ async function throughErofs(bootstrap: string, data: string, folder: string): Pr
   }
 }
 
-hostTest('v6 images of the fixtures equal their trees over /dev/fuse', async () => {
+hostTest('images of the fixtures equal their trees over /dev/fuse', async () => {
   const folder = join(scratch, 'fuse-fixtures');
   await withFuse(async (daemon) => {
-    for (const { name, expect, bootstrap } of fixtureCases().filter(({ slot }) => slot === null)) {
-      await daemon.mountImage(
-        `/${name}`,
-        bootstrap,
-        rafsConfig({ type: 'localfs', dir: BLOBS }, join(scratch, name), true),
-      );
+    for (const { name, expect, bootstrap, backend } of fixtureCases()) {
+      await daemon.mountImage(`/${name}`, bootstrap, rafsConfig(backend, join(scratch, name), true));
       assertSame(expectedTree(expect), await hostManifest(join(folder, name)), IMAGE_FIELDS, name);
     }
   }, folder);

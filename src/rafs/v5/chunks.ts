@@ -4,15 +4,16 @@ import { UNCOMPRESSED_BLOB_BYTES_MAX } from '../../storage/blob-layout.ts';
 import type { ChunkSource } from '../../storage/types.ts';
 import type { Broken } from '../broken.ts';
 import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES, CHUNK_FLAG, type ChunkEntry, decodeChunkEntry } from '../chunk-entry.ts';
+import { compressorOf } from '../flags.ts';
 import { type ChunkRecord, HOLE, type InodeRecord } from '../metadata.ts';
 import type { V5Image } from './image.ts';
 import { chunksAt } from './inode.ts';
 import { EXTENDED, EXTENDED_ENTRY_BYTES, INODE_FLAG } from './layout.ts';
 
 const FLAGS_KNOWN = CHUNK_FLAG.COMPRESSED | CHUNK_FLAG.HOLE | CHUNK_FLAG.HAS_CRC32;
-/** What codecs may add to bytes that do not compress: LZ4 a 255th and 16 bytes. */
+/** What codecs may add to bytes that do not compress: LZ4 a 255th and 16 bytes, estimates of gzip some 150 bytes. */
 const GROWTH_SHIFT = 7;
-const GROWTH_BYTES = 128;
+const GROWTH_BYTES = 256;
 const DIGEST_BYTES = 32;
 
 export class Chunks {
@@ -30,7 +31,12 @@ export class Chunks {
   /** File offset of `entry`. */
   private offset = 0;
 
-  constructor(private readonly image: V5Image) {}
+  /** Stored sizes of stargz images are estimates that may reach behind the blob (3.2). */
+  private readonly estimated: boolean;
+
+  constructor(private readonly image: V5Image) {
+    this.estimated = compressorOf(image.geometry.flags) === 'gzip';
+  }
 
   /** Fills `out` with chunk `k` of the file, which is below ceil(size / chunk size): 0 or -EIO. */
   chunkAt(file: InodeRecord, k: number, out: ChunkRecord): number {
@@ -129,7 +135,7 @@ export class Chunks {
     const at = image.window(extendedTableOffset + entry.blobIndex * EXTENDED_ENTRY_BYTES, EXTENDED_ENTRY_BYTES);
     if (at < 0) return at;
     const blobBytes = u64(image.view, at + EXTENDED.COMPRESSED_SIZE);
-    const end = entry.compressedOffset + entry.compressedSize;
+    const end = entry.compressedOffset + (this.estimated ? 1 : entry.compressedSize);
     return blobBytes !== 0 && end > blobBytes ? image.refuse('chunk: outside its blob') : 0;
   }
 }
