@@ -41,7 +41,8 @@ function fixture(name: string) {
   const infos = wanted.map(({ chunkIndex }) => decodeChunkInfo(table, chunkIndex * 24, info.features));
   const isPacked = ({ flags }: ChunkInfo) => (flags & (CHUNK_FLAG.BATCH | CHUNK_FLAG.ZRAN)) !== 0;
   /** A chunk whose neighbour is stored with it, if the blob has one. */
-  const together = infos.findIndex((chunk, i) => i > 0 && isPacked(chunk) && infos[i - 1].high === chunk.high);
+  const isWith = (a: ChunkInfo, b: ChunkInfo) => isPacked(a) && isPacked(b) && a.high === b.high;
+  const together = infos.findIndex((chunk, i) => i > 0 && isWith(chunk, infos[i - 1]));
   return { info, metaId, table, header, wanted, member: together, digests: chunkDigests(name, 0) };
 }
 
