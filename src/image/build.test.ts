@@ -9,6 +9,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { bundleWorker } from '../common/bundle.testing.ts';
 import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES, CHUNK_FLAG } from '../rafs/chunk-entry.ts';
 import { BLOB, DEVICE, decodeBlobEntry } from '../rafs/v6/blob-table-layout.ts';
 import { INODE_EXTENDED_BYTES, NID_UNIT_BYTES, XATTR_HEADER_BYTES } from '../rafs/v6/inode-layout.ts';
@@ -186,13 +187,15 @@ describe('blobs', () => {
     const source = tree('full');
     const ids = new Set<string>();
     const bootstraps = new Set<string>();
-    for (const helperEntry of [null, null, new URL('./compress-worker.ts', import.meta.url)]) {
+    const helper = bundleWorker(new URL('./compress-worker.ts', import.meta.url));
+    for (const helperEntry of [null, null, helper]) {
       const result = await buildImage(source, { ...defaults(dir), chunkSize: 0x1000, helperEntry });
       ids.add(result.blobId ?? '');
       bootstraps.add(sha256(readFileSync(result.bootstrapPath)));
     }
     assert.equal(ids.size, 1);
     assert.equal(bootstraps.size, 1);
+    rmSync(helper);
   });
 
   test('a given id and given paths are used; nothing unfinished stays in the directory', async () => {

@@ -58,7 +58,7 @@ export async function buildImage(source: ImageSource, options: BuildOptions): Pr
     writer.finishData(chunker.store, chunker.uncompressedBytes);
     return finish(tree, options, patterns, out, writer, chunker);
   } finally {
-    pipe.close();
+    await pipe.close();
     out.abandon();
   }
 }

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { describe, test } from 'node:test';
+import { rmSync } from 'node:fs';
+import { after, describe, test } from 'node:test';
+import { bundleWorker } from '../common/bundle.testing.ts';
 import { CODECS } from '../storage/codecs.ts';
 import type { Compressor } from '../storage/types.ts';
 import { Chunker } from './chunker.ts';
@@ -8,7 +10,8 @@ import { CompressPipe } from './compress-pipe.ts';
 import type { FileContent } from './source.ts';
 import { TreeNode } from './tree.ts';
 
-const HELPER = new URL('./compress-worker.ts', import.meta.url);
+const HELPER = bundleWorker(new URL('./compress-worker.ts', import.meta.url));
+after(() => rmSync(HELPER));
 const CHUNK = 0x1000;
 
 function fileNode(sizeBytes: number): TreeNode {
@@ -35,7 +38,7 @@ interface Emitted {
   uncompressedBytes: number;
 }
 
-function setUp(compressor: Compressor, helper: URL | null = null, chunkSize = CHUNK) {
+function setUp(compressor: Compressor, helper: string | null = null, chunkSize = CHUNK) {
   const emitted: Emitted[] = [];
   const pipe = new CompressPipe(
     compressor,
@@ -63,6 +66,7 @@ describe('chunks', () => {
     await chunker.addFile(first, content(Buffer.concat([a, b, a.subarray(0, CHUNK / 2)])));
     await chunker.addFile(second, content(Buffer.concat([b, a])));
     pipe.finish();
+    await pipe.close();
     assert.deepEqual([...chunker.refs.list.subarray(0, chunker.refs.count)], [0, 1, 2, 1, 0]);
     assert.deepEqual([first.firstRef, second.firstRef], [0, 3]);
     assert.deepEqual(
@@ -84,6 +88,7 @@ describe('chunks', () => {
       const source = content(zeros, hole);
       await chunker.addFile(fileNode(zeros.length), source);
       pipe.finish();
+      await pipe.close();
       runs.push({ refs: [...chunker.refs.list.subarray(0, 4)], emitted, reads: source.reads });
     }
     assert.deepEqual(runs[0].refs, [0, 0, 0, 1]);
@@ -106,6 +111,7 @@ describe('chunks', () => {
       const text = Buffer.alloc(CHUNK, 'abc');
       await chunker.addFile(fileNode(2 * CHUNK), content(Buffer.concat([noise('raw', CHUNK), text])));
       pipe.finish();
+      await pipe.close();
       assert.deepEqual(emitted[0].bytes, noise('raw', CHUNK));
       assert.ok(emitted[1].bytes.length < CHUNK);
       assert.deepEqual(Buffer.from(CODECS[compressor].decompress(emitted[1].bytes, CHUNK)), text);
@@ -124,6 +130,7 @@ describe('the ring', () => {
       );
       for (const bytes of files) await chunker.addFile(fileNode(bytes.length), content(bytes));
       pipe.finish();
+      await pipe.close();
       assert.deepEqual(
         emitted.map(({ chunk }) => chunk),
         emitted.map((_, i) => i),
@@ -148,6 +155,7 @@ describe('the ring', () => {
     for (let i = 0; i < 5; i++) noise(`big${i}`, 64).copy(bytes, i * size);
     await chunker.addFile(fileNode(bytes.length), content(bytes));
     pipe.finish();
+    await pipe.close();
     assert.equal(emitted.length, 6);
     assert.equal(
       emitted.reduce((sum, one) => sum + one.uncompressedBytes, 0),

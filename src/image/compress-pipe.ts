@@ -3,8 +3,9 @@
  * reads and digests; when the ring is full it compresses too, so a machine with one core works the same, only slower.
  */
 import { availableParallelism } from 'node:os';
+import type { Worker } from 'node:worker_threads';
 import type { Compressor } from '../storage/types.ts';
-import { startHelper } from './compress-worker.ts';
+import { helperEnded, startHelper } from './compress-worker.ts';
 import { imageError } from './errors.ts';
 import { newRing, Ring, SLOT } from './slots.ts';
 
@@ -22,7 +23,7 @@ export class CompressPipe {
   readonly #helperEntry: string | URL | null;
   /** Chunk numbers of each slot's chunks. */
   readonly #numbers: number[][];
-  #helpersStarted = false;
+  readonly #helpers: Worker[] = [];
   #slot = 0;
   #used = 0;
 
@@ -51,22 +52,30 @@ export class CompressPipe {
 
   /** Emits everything that is still under way. */
   finish(): void {
-    if (this.#ring.chunks(this.#slot) > 0) this.#handOver();
+    // What is left fits one slot: no helper is started for it.
+    if (this.#ring.chunks(this.#slot) > 0) this.#publish();
     for (let i = 0; i < this.#ring.slots.length; i++) {
       this.#retire(this.#slot);
       this.#slot = (this.#slot + 1) % this.#ring.slots.length;
     }
-    this.close();
   }
 
-  /** Ends the helpers; call it after an error too. */
-  close(): void {
+  /**
+   * Ends the helpers, and waits until they are gone: a process that exits while a thread loads a native module aborts.
+   * Call it after an error too.
+   */
+  async close(): Promise<void> {
     this.#ring.stop();
+    await Promise.all(this.#helpers.splice(0).map(helperEnded));
   }
 
   #handOver(): void {
-    this.#ring.publish(this.#slot);
     this.#startHelpers();
+    this.#publish();
+  }
+
+  #publish(): void {
+    this.#ring.publish(this.#slot);
     this.#slot = (this.#slot + 1) % this.#ring.slots.length;
     this.#used = 0;
     this.#retire(this.#slot);
@@ -74,10 +83,9 @@ export class CompressPipe {
 
   /** Not before there is work for them: a small tree is done before a thread has started. */
   #startHelpers(): void {
-    if (this.#helpersStarted || this.#helperEntry === null) return;
-    this.#helpersStarted = true;
+    if (this.#helpers.length > 0 || this.#helperEntry === null) return;
     const helpers = Math.min(availableParallelism() - 1, HELPERS_MAX);
-    for (let i = 0; i < helpers; i++) startHelper(this.#helperEntry, this.#ring.memory);
+    for (let i = 0; i < helpers; i++) this.#helpers.push(startHelper(this.#helperEntry, this.#ring.memory));
   }
 
   /** Waits until the slot is done, working meanwhile, and emits its chunks. */

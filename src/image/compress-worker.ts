@@ -29,4 +29,11 @@ export function startHelper(entry: string | URL, ring: RingMemory): Worker {
   return worker;
 }
 
+/** Resolves when the thread of a helper whose ring was stopped has ended. */
+export async function helperEnded(worker: Worker): Promise<void> {
+  if (worker.threadId === -1) return;
+  worker.ref();
+  await new Promise((resolve) => worker.once('exit', resolve));
+}
+
 if (!isMainThread && isHelperData(workerData)) void new Ring(workerData.ring).serve();

@@ -54,6 +54,8 @@ export type ToDevice =
   /** A slow syscall done by main (where io_uring is refused) ended: its result, or -errno. */
   | { type: 'io'; ticket: number; result: number }
   | { type: 'log-level'; level: LogLevel }
+  /** Answered by the next turn of the loop: a sign of life. */
+  | { type: 'ping'; id: number }
   /** Unmount (/dev/fuse), close sockets, answer, and leave the loop for good. */
   | { type: 'stop'; id: number };
 

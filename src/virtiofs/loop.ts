@@ -17,6 +17,12 @@ export const TOKEN = { WAKE: 1, URING: 2, LISTENER: 3, SOCKET: 4, FUSE: 5, KICK:
 
 export const READABLE: number = EPOLL.IN;
 
+/** Taken once: the global is a getter, which costs more than the clock itself. */
+const clock = performance;
+
+/** Looks at the rings between two looks at the clock, which costs as much as four of them. */
+const LOOKS_PER_CLOCK = 8;
+
 /** Busy turns between two looks at epoll: 4 x 64 requests are about 1 ms. */
 const BUSY_TURNS_MAX = 4;
 
@@ -40,11 +46,11 @@ export function runLoop(epoll: Epoll, body: LoopBody, polling: Polling, stats: S
   while (!body.stopped()) {
     try {
       const sleeping = timeoutMs !== 0;
-      const from = sleeping ? performance.now() : 0;
+      const from = sleeping ? clock.now() : 0;
       const events = epoll.wait(timeoutMs);
       if (sleeping) {
         stats.values[STAT.wakeups]!++;
-        polling.slept((performance.now() - from) * 1000);
+        polling.slept((clock.now() - from) * 1000);
       }
       for (let i = 0; i < events; i++) body.event(epoll.tokenAt(i));
       busyTurns = 0;
@@ -67,13 +73,14 @@ export function runLoop(epoll: Epoll, body: LoopBody, polling: Polling, stats: S
 /** Looks at the rings for the window's length; true when requests came (and were served). */
 function pollFor(body: LoopBody, polling: Polling, stats: Stats): boolean {
   if (polling.windowUs === 0) return false;
-  const until = performance.now() + polling.windowUs / 1000;
+  const until = clock.now() + polling.windowUs / 1000;
   do {
-    if (body.serve() > 0) {
+    for (let i = 0; i < LOOKS_PER_CLOCK; i++) {
+      if (body.serve() === 0) continue;
       polling.hit();
       stats.values[STAT.pollHits]!++;
       return true;
     }
-  } while (performance.now() < until);
+  } while (clock.now() < until);
   return false;
 }

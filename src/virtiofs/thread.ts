@@ -158,6 +158,9 @@ class DeviceThread implements LoopBody {
       case 'log-level':
         this.log.level = message.level;
         return;
+      case 'ping':
+        this.answer(message.id, 0, '');
+        return;
       case 'stop':
         this.stop(message.id);
         return;

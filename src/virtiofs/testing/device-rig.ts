@@ -4,10 +4,10 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { Worker } from 'node:worker_threads';
+import { bundleWorker } from '../../common/bundle.testing.ts';
 import { STATS_BYTES, Stats } from '../../fuse/stats.ts';
 import { eventfd, notify } from '../../sys/wait.ts';
 import { listenAt } from '../../vhost/listener.ts';
-import { bundleWorker } from './bundle.ts';
 import { COMMAND, type DeviceWorkerData, SHARED } from './device-worker.ts';
 
 const COMMAND_TIMEOUT_MS = 20_000;

@@ -6,7 +6,7 @@ import { buildSync } from 'esbuild';
 /** Path of a JS file made from the TypeScript entry `url`; in `dist/test`, where native packages are found. */
 export function bundleWorker(url: URL): string {
   const entry = fileURLToPath(url);
-  const root = path.resolve(fileURLToPath(new URL('../../..', import.meta.url)));
+  const root = path.resolve(fileURLToPath(new URL('../..', import.meta.url)));
   const outfile = path.join(root, 'dist', 'test', `${path.basename(entry, '.ts')}-${process.pid}.cjs`);
   buildSync({
     entryPoints: [entry],
@@ -14,7 +14,7 @@ export function bundleWorker(url: URL): string {
     platform: 'node',
     target: 'node20',
     format: 'cjs',
-    external: ['koffi'],
+    packages: 'external',
     outfile,
     logLevel: 'error',
   });
