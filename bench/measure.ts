@@ -57,7 +57,10 @@ async function startAll(options: Options, tree: Tree): Promise<Subject[]> {
 
 function wanted(row: Row, fs: string, options: Options): boolean {
   if (row.writes && fs === 'image') return false;
-  return options.rows.length === 0 || options.rows.some((part) => row.name.includes(part));
+  return (
+    options.rows.length === 0 ||
+    options.rows.some((part) => row.name === part || (part.endsWith('*') && row.name.startsWith(part.slice(0, -1))))
+  );
 }
 
 /** Fills the image's cache (READ waits until all is there) and lets every subject run hot. */
