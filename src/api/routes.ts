@@ -18,6 +18,8 @@ export interface Answer {
   status: number;
   /** Sent as JSON; absent = empty body. */
   body?: unknown;
+  /** Sent as it is, in place of a body. */
+  text?: { type: string; content: string };
   /** Runs when the answer has left. */
   afterwards?: () => void;
 }
@@ -109,6 +111,27 @@ const metrics = (wrapper: Wrapper, pick: (module: MetricsModule) => Read): Route
     return ok(read(daemon, query.get('id'), query));
   });
 
+/** The main thread answers by answering; the device thread gets this long (an orchestrator's probe waits no longer). */
+const SIGN_OF_LIFE_MS_MAX = 1000;
+
+const plain = (status: number, content: string, type = 'text/plain; charset=utf-8'): Answer => ({
+  status,
+  text: { type, content },
+});
+
+const health = get('DaemonInfo', async ({ daemon }) =>
+  (await daemon.answers(SIGN_OF_LIFE_MS_MAX)) ? plain(200, 'ok\n') : plain(503, 'the device thread does not answer\n'),
+);
+
+const readiness = get('DaemonInfo', ({ daemon }) =>
+  daemon.state === 'RUNNING' ? plain(200, 'ok\n') : plain(503, `${daemon.state}\n`),
+);
+
+const prometheus = get('GlobalMetrics', async ({ daemon }) => {
+  const { PROMETHEUS_TYPE, prometheusText } = await import('../daemon/prometheus.ts');
+  return plain(200, prometheusText(daemon), PROMETHEUS_TYPE);
+});
+
 export const ROUTES: Readonly<Record<string, Methods>> = {
   __proto__: null as never,
   '/api/v1/daemon': {
@@ -142,6 +165,9 @@ export const ROUTES: Readonly<Record<string, Methods>> = {
       return DONE;
     }),
   },
+  '/metrics': { GET: prometheus },
+  '/healthz': { GET: health },
+  '/readyz': { GET: readiness },
   '/api/v2/blobs': {
     GET: unsupported('GetBlobObjects', false, 'blob objects'),
     PUT: unsupported('CreateBlobObject', true, 'blob objects'),

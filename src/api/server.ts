@@ -107,6 +107,12 @@ function parseTarget(target: string): URL {
 function send(request: IncomingMessage, response: ServerResponse, answer: Answer): void {
   // An unread rest of a body would be taken for the next request.
   const headers = request.complete ? HEADERS : { ...HEADERS, Connection: 'close' };
+  if (answer.text !== undefined) {
+    const { type, content } = answer.text;
+    const length = Buffer.byteLength(content);
+    response.writeHead(answer.status, { ...headers, 'Content-Type': type, 'Content-Length': length }).end(content);
+    return;
+  }
   if (answer.body === undefined) {
     response.writeHead(answer.status, headers).end();
     return;

@@ -138,6 +138,21 @@ export class Daemon {
     this.device.post({ type: 'log-level', level });
   }
 
+  /** Asks the device thread for a sign of life; false when none came within `waitMs`. */
+  async answers(waitMs: number): Promise<boolean> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<boolean>((resolve) => {
+      timer = setTimeout(() => resolve(false), waitMs);
+    });
+    const answered = this.device.ping().then(
+      () => true,
+      () => false,
+    );
+    const result = await Promise.race([answered, late]);
+    clearTimeout(timer);
+    return result;
+  }
+
   /** Stops the device thread: resolves when it has closed its sockets and left the kernel mount. */
   async stop(): Promise<void> {
     this.state = 'STOPPED';

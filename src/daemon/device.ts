@@ -92,6 +92,11 @@ export class Device {
     return this.ask((id) => ({ type: 'umount', id, path }));
   }
 
+  /** Resolves when the thread's loop has come round. @throws AppError DEVICE_GONE */
+  ping(): Promise<DeviceAnswer> {
+    return this.ask((id) => ({ type: 'ping', id }));
+  }
+
   /** Tells the thread to unmount, close its sockets and leave its loop. */
   stop(): Promise<DeviceAnswer> {
     this.stopping = true;

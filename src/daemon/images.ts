@@ -8,6 +8,7 @@ import { basename } from 'node:path';
 import type { Logger } from '../common/log.ts';
 import type { OpenedImage as Bootstrap } from '../rafs/open-image.ts';
 import type { RegistryConfig, StorageConfig } from '../storage/config.ts';
+import type { StoreStats } from '../storage/stats.ts';
 import type { BlobStore } from '../storage/store.ts';
 import type { WantedChunk } from '../storage/types.ts';
 import { daemonError } from './errors.ts';
@@ -136,6 +137,11 @@ export class LazyImages implements Images {
       const isMeant = config.backend.kind === 'registry' && (id === null || names(id, path, config));
       if (isMeant) (config.backend as RegistryConfig).auth = new Secret(auth);
     }
+  }
+
+  /** Counters of everything fetched; null before the first image. */
+  get storeStats(): Readonly<StoreStats> | null {
+    return this.store?.stats ?? null;
   }
 
   /** `GET /api/v1/metrics/backend`. Requests are counted per store, not yet per backend. */

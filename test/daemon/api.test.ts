@@ -289,6 +289,44 @@ describe('routes that work', () => {
     assert.equal((await json('/api/v1/metrics')).id, RAFS);
   });
 
+  test('/healthz asks the device thread, /readyz the state', async () => {
+    for (const path of ['/healthz', '/readyz']) {
+      const answer = await daemon.get(path);
+      assert.deepEqual([answer.status, answer.text], [200, 'ok\n']);
+    }
+    assert.equal((await daemon.request('PUT', '/healthz')).status, 400);
+  });
+
+  test('/metrics is Prometheus text: every family described once, before its samples', async () => {
+    const answer = await daemon.get('/metrics');
+    assert.equal(answer.status, 200);
+    assert.match(answer.headers['content-type'] ?? '', /^text\/plain; version=0\.0\.4/);
+    assert.ok(answer.text.endsWith('\n'));
+    const types = new Map<string, string>();
+    let help = '';
+    const samples = new Set<string>();
+    for (const line of answer.text.trimEnd().split('\n')) {
+      const [, word, name, rest] = /^# (HELP|TYPE) (nydusd_[a-z_]+) (.+)$/.exec(line) ?? [];
+      if (word === 'HELP') help = name!;
+      else if (word === 'TYPE') {
+        assert.equal(name, help, 'a TYPE without its HELP');
+        assert.ok(!types.has(name!), `${name} twice`);
+        assert.equal(rest === 'counter', name!.endsWith('_total'), name);
+        types.set(name!, rest!);
+      } else {
+        const [, sample, labels] =
+          /^(nydusd_[a-z_]+)((?:\{(?:[a-z]+="[^"\\]*",?)+\})?) -?[\d.]+(?:e[+-]?\d+)?$/.exec(line) ?? [];
+        assert.equal(sample, help, line);
+        assert.ok(!samples.has(`${sample}${labels}`), `${line} twice`);
+        samples.add(`${sample}${labels}`);
+      }
+    }
+    assert.match(answer.text, /^nydusd_mounts\{type="Rafs"\} 1$/m);
+    assert.match(answer.text, /^nydusd_running 1$/m);
+    assert.match(answer.text, /^nydusd_requests_total\{opcode="LOOKUP"\} \d+$/m);
+    assert.match(answer.text, /^nydusd_backend_requests_total \d+$/m);
+  });
+
   test('events are the errors logged', async () => {
     const events = await json('/api/v1/daemon/events');
     assert.equal(events.max_errors, 500);

@@ -1,0 +1,92 @@
+/**
+ * `GET /metrics`: the daemon's counters as Prometheus text. Only what is counted anyway: the device thread's shared
+ * memory and the blob store's numbers; reading them stops nobody.
+ */
+import { OPS } from '../fuse/opcodes.ts';
+import { type StatName, Stats } from '../fuse/stats.ts';
+import type { StoreStats } from '../storage/stats.ts';
+import { BUILD_INFO } from './build-info.ts';
+import type { Daemon } from './daemon.ts';
+
+export const PROMETHEUS_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
+
+type Kind = 'counter' | 'gauge';
+type Sample = readonly [labels: Readonly<Record<string, string>>, value: number];
+
+/** Counter of the device thread → its metric. */
+const DEVICE: Readonly<Record<StatName, readonly [name: string, kind: Kind, help: string]>> = {
+  bytesRead: ['read_bytes_total', 'counter', 'Bytes that READ requests returned'],
+  bytesWritten: ['written_bytes_total', 'counter', 'Bytes that WRITE requests took'],
+  parkedNow: ['parked_requests', 'gauge', 'Requests that wait for data or a slow system call'],
+  parkedTotal: ['parked_requests_total', 'counter', 'Requests that ever waited'],
+  wakeups: ['wakeups_total', 'counter', 'Times the device thread woke up'],
+  pollHits: ['poll_hits_total', 'counter', 'Requests found by polling, without a wake-up'],
+  badRequests: ['bad_requests_total', 'counter', 'Requests that were malformed'],
+  brokenRings: ['broken_rings_total', 'counter', 'Virtqueues stopped because of what the guest put in them'],
+  exceptions: ['exceptions_total', 'counter', 'Requests answered EIO because of a defect of the daemon'],
+  unknownOpcodes: ['unknown_opcodes_total', 'counter', 'Requests with an opcode nobody knows'],
+  sessions: ['sessions_total', 'counter', 'Connections of a VMM'],
+  initDone: ['initialised', 'gauge', '1 while a guest has the file system mounted'],
+  droppedReplies: ['dropped_replies_total', 'counter', 'Replies nobody waits for any more'],
+  inodes: ['inodes', 'gauge', 'Inodes the guest knows'],
+  handles: ['handles', 'gauge', 'Open files and directories'],
+};
+
+/** Counter of the blob store → its metric. */
+const STORE: Readonly<Record<keyof StoreStats, readonly [name: string, kind: Kind, help: string]>> = {
+  requests: ['backend_requests_total', 'counter', 'Ranged requests to backends, retries included'],
+  failedRequests: ['backend_failed_requests_total', 'counter', 'Requests to backends that failed'],
+  fetchedBytes: ['backend_read_bytes_total', 'counter', 'Bytes that backends sent'],
+  chunksFetched: ['cache_fetched_chunks_total', 'counter', 'Chunks this daemon has put into the cache'],
+  chunksFromOthers: ['cache_shared_chunks_total', 'counter', 'Chunks another daemon had fetched meanwhile'],
+  badChunks: ['cache_bad_chunks_total', 'counter', 'Chunks that did not decode or verify'],
+};
+
+export function prometheusText(daemon: Daemon): string {
+  const stats = new Stats(daemon.stats);
+  const store = daemon.images.storeStats;
+  const mounts = [...daemon.mounts.list()];
+  const ops = Object.entries(OPS);
+  const perOpcode = (count: (op: number) => number): Sample[] =>
+    ops.map(([opcode, { op }]): Sample => [{ opcode }, count(op)]);
+  const kinds = (['Rafs', 'PassthroughFs'] as const).map(
+    (type): Sample => [{ type }, mounts.filter(({ kind }) => kind === type).length],
+  );
+  return [
+    metric('info', 'gauge', 'Build of this daemon', [
+      [{ version: BUILD_INFO.package_ver, commit: BUILD_INFO.git_commit, node: process.version }, 1],
+    ]),
+    metric('running', 'gauge', '1 in state RUNNING', [[{}, daemon.state === 'RUNNING' ? 1 : 0]]),
+    metric('mounts', 'gauge', 'File systems mounted inside the daemon', kinds),
+    metric(
+      'requests_total',
+      'counter',
+      'FUSE requests',
+      perOpcode((op) => stats.requests(op)),
+    ),
+    metric(
+      'request_errors_total',
+      'counter',
+      'FUSE requests answered with an error',
+      perOpcode((op) => stats.errors(op)),
+    ),
+    ...Object.entries(DEVICE).map(([key, [name, kind, help]]) =>
+      metric(name, kind, help, [[{}, stats.get(key as StatName)]]),
+    ),
+    ...Object.entries(STORE).map(([key, [name, kind, help]]) =>
+      metric(name, kind, help, [[{}, store?.[key as keyof StoreStats] ?? 0]]),
+    ),
+    metric('log_dropped_lines_total', 'counter', 'Log lines nobody read', [[{}, daemon.log.dropped]]),
+  ].join('');
+}
+
+function metric(name: string, kind: Kind, help: string, samples: readonly Sample[]): string {
+  const full = `nydusd_${name}`;
+  const lines = samples.map(([labels, value]) => `${full}${labelText(labels)} ${value}\n`);
+  return `# HELP ${full} ${help}\n# TYPE ${full} ${kind}\n${lines.join('')}`;
+}
+
+function labelText(labels: Readonly<Record<string, string>>): string {
+  const pairs = Object.entries(labels).map(([name, value]) => `${name}=${JSON.stringify(value)}`);
+  return pairs.length === 0 ? '' : `{${pairs.join(',')}}`;
+}
