@@ -1,15 +1,17 @@
 /**
- * What a blob says about itself, brought in when a chunk is first missing: its chunk table. Fetched under a lock of its
+ * What a blob says about itself, brought in when a chunk is first missing: its chunk table, and digests if need be. Fetched under a lock of its
  * own, so that one process does it for all; a failure is not remembered.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { codeOf } from '../common/app-error.ts';
 import type { Unit } from './blob-contexts.ts';
+import { fetchBlobDigests, hasBlobDigests } from './blob-digests.ts';
 import { BlobMeta } from './blob-meta.ts';
 import type { ChunkLocks } from './chunk-locks.ts';
 import { storageError } from './errors.ts';
 import type { EntryPoint } from './inflate.ts';
 import { DEMAND_POLICY } from './retry.ts';
-import type { BlobInfo } from './types.ts';
+import type { BlobInfo, ChunkDigests } from './types.ts';
 
 /** Reads from the backend with retries and the store's request limit. */
 export type ReadRange = (offset: number, bytes: number, signal: AbortSignal) => Promise<Buffer>;
@@ -24,6 +26,7 @@ export const LOCK_WAIT_MS = DEMAND_POLICY.deadlineMs + 5_000;
 export class BlobTables {
   private meta: Promise<BlobMeta> | null = null;
   private opened: BlobMeta | null = null;
+  private digests: Promise<ChunkDigests> | null = null;
 
   /** @param read of the object that holds the tables: the blob itself, or its meta blob */
   constructor(
@@ -50,6 +53,26 @@ export class BlobTables {
     const contexts = this.opened?.contexts ?? null;
     if (contexts === null) throw storageError('BLOB_META', { blobId: this.info.id, rule: 'no contexts' });
     return contexts.entryPoint(unit);
+  }
+
+  /**
+   * The blob's own digest of a chunk, for images that leave them to it; null when it has none. Fetched once; bytes
+   * damaged on their way are fetched again.
+   */
+  async digestOf(chunk: number): Promise<Uint8Array | null> {
+    if (!hasBlobDigests(this.info)) return null;
+    if (this.digests === null) {
+      const read = (offset: number, bytes: number) => this.read(offset, bytes, this.signal);
+      const fetch = () => fetchBlobDigests(this.info, read);
+      this.digests = fetch().catch((error: unknown) => {
+        if (!['TOC', 'DECODE'].includes(codeOf(error))) throw error;
+        return fetch();
+      });
+      this.digests.catch(() => {
+        this.digests = null;
+      });
+    }
+    return (await this.digests)(chunk);
   }
 
   async close(): Promise<void> {

@@ -11,13 +11,14 @@
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from '../common/log.ts';
-import type { Unit } from './blob-contexts.ts';
+import { hasBlobDigests } from './blob-digests.ts';
 import type { BlobMeta } from './blob-meta.ts';
 import { BlobTables, LOCK_WAIT_MS, type ReadRange } from './blob-tables.ts';
 import type { CacheFiles } from './cache-files.ts';
 import { ChunkInstaller } from './chunk-installer.ts';
 import { ChunkLocks } from './chunk-locks.ts';
 import { cipherOf } from './cipher.ts';
+import type { Decoding } from './decode-chunk.ts';
 import { describedChunk, describedDigest, EqualChunks, isUnnumbered } from './described-chunks.ts';
 import { storageError } from './errors.ts';
 import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation, unitKey } from './fetch-plan.ts';
@@ -62,7 +63,12 @@ export class Blob {
     this.locks = new ChunkLocks(() => files.lockFd);
     this.equal = isUnnumbered(info) ? new EqualChunks() : null;
     this.tables = new BlobTables(info, files.metaPath, this.locks, readMeta, this.closing.signal);
-    const decoding = { info, cipher: cipherOf(info), entryOf: (unit: Unit) => this.tables.entryOf(unit) };
+    const decoding: Decoding = {
+      info,
+      cipher: cipherOf(info),
+      entryOf: (unit) => this.tables.entryOf(unit),
+      digestOf: (chunk) => this.tables.digestOf(chunk),
+    };
     const { validate } = options;
     this.installer = new ChunkInstaller(decoding, validate, files, this.pending, stats, log, () =>
       this.throwIfClosed(),
@@ -167,7 +173,8 @@ export class Blob {
     const offsets = wanted.map(({ info }) => info.compressedOffset);
     const digests = this.pending.digestsOf(wanted[0].index);
     // A dictionary blob has chunks this image never names: nothing could vouch for them, so they are not read ahead.
-    const isUnverifiable = (index: number) => this.options.validate && digests(index) === null;
+    const isUnverifiable = (index: number) =>
+      this.options.validate && !hasBlobDigests(this.info) && digests(index) === null;
     const plan = planFetch({
       wanted,
       chunkCount: meta?.chunkCount ?? 0,

@@ -67,7 +67,7 @@ export class ChunkInstaller {
       const own = memberOf(chunk, bytes);
       try {
         // Looking the digest up may fail too: the bootstrap's chunk table is read then.
-        const expected = this.validate ? this.pending.digestsOf(chunk.index)(chunk.index) : null;
+        const expected = this.validate ? await this.digestOf(chunk.index) : null;
         await verifyChunk(this.blob.info, chunk, own, { validate: this.validate, expected });
       } catch (error) {
         failed.push({ chunk, error });
@@ -76,6 +76,11 @@ export class ChunkInstaller {
       await this.write(chunk, own);
     }
     return failed;
+  }
+
+  /** The image's word counts before the blob's. */
+  private async digestOf(index: number): Promise<Uint8Array | null> {
+    return this.pending.digestsOf(index)(index) ?? this.blob.digestOf(index);
   }
 
   private async write(chunk: PlannedChunk, bytes: Buffer): Promise<void> {

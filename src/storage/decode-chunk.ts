@@ -25,6 +25,8 @@ export interface Decoding {
   cipher: BlobCipher | null;
   /** Where a zran unit enters its deflate stream. */
   entryOf: (unit: Unit) => EntryPoint;
+  /** The blob's own digest of a chunk that the image has none of; null = nor has the blob. */
+  digestOf: (chunk: number) => Promise<Uint8Array | null>;
 }
 
 /**
