@@ -28,6 +28,8 @@ import { type Queue, VirtioPort } from './port.ts';
 
 /** Requests served per queue and turn, so that hiprio, completions and control messages get theirs. */
 const REQUESTS_PER_TURN = 64;
+/** Requests between two publications: the guest wakes up and asks for more while the rest of its batch is served. */
+const REQUESTS_PER_PUBLISH = 16;
 /** Largest readable or writable part of a request: 256 pages of 64 KiB guests, and room for headers. */
 const CHAIN_BYTES_MAX = 32 * 1024 * 1024;
 
@@ -119,8 +121,19 @@ export class VirtioFsDevice implements BackendOwner {
     const queues = this.queues;
     for (let i = 0; i < queues.length; i++) {
       const queue = queues[i] as DeviceQueue;
-      if (queue.vhost.serving) served += this.port.drain(queue, REQUESTS_PER_TURN);
+      served += this.serveQueue(queue);
+    }
+    return served;
+  }
+
+  /** Serves one turn of `queue`; how many requests there were. */
+  private serveQueue(queue: DeviceQueue): number {
+    let served = 0;
+    while (served < REQUESTS_PER_TURN) {
+      const part = queue.vhost.serving ? this.port.drain(queue, REQUESTS_PER_PUBLISH) : 0;
       if (queue.dirty) this.flush(queue);
+      served += part;
+      if (part < REQUESTS_PER_PUBLISH) break;
     }
     return served;
   }
