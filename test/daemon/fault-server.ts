@@ -2,21 +2,48 @@
  * A registry that misbehaves on command, in a process of its own: tests that drive virtqueues block their event loop.
  *
  *     node --import tsx test/daemon/fault-server.ts DIR     prints its port; serves DIR/<id> as /v2/<repo>/blobs/sha256:<id>
- *     GET /control?mode=M                                   M: one of MODES; answers {requests, bytes} since the last call
+ *     GET /control?mode=M                                   M: a Mode; answers Counted since the last call
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
-import { createServer, get, type ServerResponse } from 'node:http';
+import { closeSync, openSync, readSync, statSync } from 'node:fs';
+import { createServer, get, type IncomingMessage, type ServerResponse } from 'node:http';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-export const MODES = ['ok', '404', '500', 'short', 'garbage', 'hang', 'ignore-range', 'every-other-503'] as const;
-export type Mode = (typeof MODES)[number];
+/**
+ * `short` promises the whole range and ends early, `short-true` says that it is shorter; `shifted` are other bytes under
+ * the right headers; `stall` stops in the middle, `half-closed` ends its direction without an answer.
+ */
+export const FAULTS = [
+  '401',
+  '404',
+  '429',
+  '500',
+  '503',
+  'short',
+  'short-true',
+  'reset',
+  'stall',
+  'half-closed',
+  'garbage',
+  'shifted',
+  'slow',
+  'hang',
+  'ignore-range',
+] as const;
+type Fault = (typeof FAULTS)[number];
+/** `every-other-F`: the first request after the change of mode meets F, the next does not, and so on. */
+export type Mode = 'ok' | Fault | `every-other-${Fault}`;
 
 export interface Counted {
   requests: number;
   bytes: number;
+  /** First and last byte of the ranges answered with good bytes. */
+  ranges: [number, number][];
 }
+
+const SLOW_MS = 150;
+const RETRY_AFTER_S = 1;
 
 export class FaultServer {
   private constructor(
@@ -57,47 +84,130 @@ export class FaultServer {
   }
 }
 
-function serve(dir: string): void {
-  let mode: Mode = 'ok';
-  let counted: Counted = { requests: 0, bytes: 0 };
-  const send = (reply: ServerResponse, status: number, headers: Record<string, string>, body: Buffer): void => {
-    counted.bytes += body.length;
-    reply.writeHead(status, headers).end(body);
-  };
-  const server = createServer((call, reply) => {
+const zero = (): Counted => ({ requests: 0, bytes: 0, ranges: [] });
+
+/** The blob, and what is asked of it. */
+interface Asked {
+  path: string;
+  sizeBytes: number;
+  range: { from: number; to: number } | null;
+}
+
+class FaultyRegistry {
+  private mode: Mode = 'ok';
+  private sinceChange = 0;
+  private counted = zero();
+
+  constructor(private readonly dir: string) {}
+
+  answer(call: IncomingMessage, reply: ServerResponse): void {
     const url = new URL(call.url ?? '/', 'http://x');
-    if (url.pathname === '/control') {
-      mode = (url.searchParams.get('mode') ?? 'ok') as Mode;
-      reply.end(JSON.stringify(counted));
-      counted = { requests: 0, bytes: 0 };
-      return;
-    }
+    if (url.pathname === '/control') return this.control(url, reply);
+    if (url.pathname === '/token') return void reply.end(JSON.stringify({ token: 't', expires_in: 300 }));
     if (url.pathname === '/v2/') return void reply.end('{}');
-    counted.requests++;
-    const path = join(dir, basename(url.pathname).replace('sha256:', ''));
+    this.counted.requests++;
+    const fault = this.faultNow();
+    const path = join(this.dir, basename(url.pathname).replace('sha256:', ''));
     const sizeBytes = statSync(path).size;
-    if (mode === '404' || mode === '500') return send(reply, Number(mode), {}, Buffer.from('no\n'));
-    if (mode === 'every-other-503' && counted.requests % 2 === 1) return send(reply, 503, {}, Buffer.alloc(0));
-    if (mode === 'hang') return;
     const range = /^bytes=(\d+)-(\d+)$/.exec(call.headers.range ?? '');
-    if (call.method === 'HEAD') return void reply.writeHead(200, { 'content-length': `${sizeBytes}` }).end();
-    if (range === null || mode === 'ignore-range') return send(reply, 200, {}, readFileSync(path));
-    const from = Number(range[1]);
-    const to = Math.min(Number(range[2]), sizeBytes - 1);
-    const body = Buffer.alloc(to - from + 1);
-    const fd = openSync(path, 'r');
-    readSync(fd, body, 0, body.length, from);
-    closeSync(fd);
-    if (mode === 'garbage') for (let i = 0; i < body.length; i++) body[i]! ^= 0x5a;
-    const headers = { 'content-range': `bytes ${from}-${to}/${sizeBytes}`, 'content-length': `${body.length}` };
-    if (mode === 'short') {
-      reply.writeHead(206, headers);
-      reply.write(body.subarray(0, body.length >> 1));
-      setTimeout(() => reply.destroy(), 20);
-      return;
+    const asked: Asked = {
+      path,
+      sizeBytes,
+      range: range === null ? null : { from: Number(range[1]), to: Math.min(Number(range[2]), sizeBytes - 1) },
+    };
+    if (call.method === 'HEAD' && fault === 'ok') {
+      return void reply.writeHead(200, { 'content-length': `${sizeBytes}` }).end();
     }
-    send(reply, 206, headers, body);
-  });
+    this.fail(fault, asked, call, reply);
+  }
+
+  private control(url: URL, reply: ServerResponse): void {
+    this.mode = (url.searchParams.get('mode') ?? 'ok') as Mode;
+    this.sinceChange = 0;
+    reply.end(JSON.stringify(this.counted));
+    this.counted = zero();
+  }
+
+  private faultNow(): Fault | 'ok' {
+    const { mode } = this;
+    const isEveryOther = mode.startsWith('every-other-');
+    if (isEveryOther && this.sinceChange++ % 2 === 1) return 'ok';
+    return (isEveryOther ? mode.slice('every-other-'.length) : mode) as Fault | 'ok';
+  }
+
+  private fail(fault: Fault | 'ok', asked: Asked, call: IncomingMessage, reply: ServerResponse): void {
+    switch (fault) {
+      case '401': {
+        const challenge = `Bearer realm="http://${call.headers.host}/token",service="s"`;
+        return void reply.writeHead(401, { 'www-authenticate': challenge }).end();
+      }
+      case '404':
+      case '500':
+      case '503':
+        return void reply.writeHead(Number(fault)).end('no\n');
+      case '429':
+        return void reply.writeHead(429, { 'retry-after': `${RETRY_AFTER_S}` }).end();
+      case 'hang':
+        return;
+      case 'reset':
+        return void call.socket.resetAndDestroy();
+      case 'half-closed':
+        return void call.socket.end();
+      case 'slow':
+        return void setTimeout(() => this.good(asked, reply), SLOW_MS);
+      case 'ignore-range':
+        return this.good({ ...asked, range: null }, reply);
+      case 'ok':
+        return this.good(asked, reply);
+      default:
+        return this.badBody(fault, asked, reply);
+    }
+  }
+
+  private good(asked: Asked, reply: ServerResponse): void {
+    const { from, to } = asked.range ?? { from: 0, to: asked.sizeBytes - 1 };
+    const body = bytesOf(asked.path, from, to);
+    this.counted.bytes += body.length;
+    this.counted.ranges.push([from, to]);
+    reply.writeHead(asked.range === null ? 200 : 206, headersOf(asked, from, to)).end(body);
+  }
+
+  private badBody(
+    fault: 'short' | 'short-true' | 'stall' | 'garbage' | 'shifted',
+    asked: Asked,
+    reply: ServerResponse,
+  ): void {
+    const { from, to } = asked.range ?? { from: 0, to: asked.sizeBytes - 1 };
+    const body = bytesOf(asked.path, from, to);
+    const half = body.length >> 1;
+    if (fault === 'short-true') {
+      return void reply.writeHead(206, headersOf(asked, from, from + half - 1)).end(body.subarray(0, half));
+    }
+    reply.writeHead(206, headersOf(asked, from, to));
+    if (fault === 'shifted') return void reply.end(bytesOf(asked.path, from + 1, to + 1));
+    if (fault === 'garbage') return void reply.end(body.map((byte) => byte ^ 0x5a));
+    reply.write(body.subarray(0, half));
+    if (fault === 'short') setTimeout(() => reply.destroy(), 20);
+  }
+}
+
+function headersOf({ range, sizeBytes }: Asked, from: number, to: number): Record<string, string> {
+  const length = { 'content-length': `${to - from + 1}` };
+  return range === null ? length : { ...length, 'content-range': `bytes ${from}-${to}/${sizeBytes}` };
+}
+
+/** Bytes from..to; zeros behind the end. */
+function bytesOf(path: string, from: number, to: number): Buffer {
+  const body = Buffer.alloc(to - from + 1);
+  const fd = openSync(path, 'r');
+  readSync(fd, body, 0, body.length, from);
+  closeSync(fd);
+  return body;
+}
+
+function serve(dir: string): void {
+  const registry = new FaultyRegistry(dir);
+  const server = createServer((call, reply) => registry.answer(call, reply));
   server.listen(0, '127.0.0.1', () => console.log((server.address() as { port: number }).port));
 }
 

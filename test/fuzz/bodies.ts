@@ -12,8 +12,26 @@ export interface Known {
 type Body = (known: Known) => Buffer;
 
 const NAMES = ['a', 'b', 'c', 'd', 'dir', 'file', 'big', 'escape', 'fifo', 'link', 'share', 'image', 'unread'];
-const ODD_NAMES = ['', '.', '..', '/', 'a/b', '../outside', '../../etc', 'n'.repeat(255), 'n'.repeat(256), 'n'.repeat(5000)];
-const XATTRS = ['user.a', 'user.b', 'security.capability', 'trusted.overlay.opaque', 'system.posix_acl_access', 'x'.repeat(300)];
+const ODD_NAMES = [
+  '',
+  '.',
+  '..',
+  '/',
+  'a/b',
+  '../outside',
+  '../../etc',
+  'n'.repeat(255),
+  'n'.repeat(256),
+  'n'.repeat(5000),
+];
+const XATTRS = [
+  'user.a',
+  'user.b',
+  'security.capability',
+  'trusted.overlay.opaque',
+  'system.posix_acl_access',
+  'x'.repeat(300),
+];
 
 export function name(random: Random): Buffer {
   if (random.chance(75)) return Buffer.from(random.pick(NAMES));
@@ -48,7 +66,9 @@ const size = ({ random }: Known): number => (random.chance(70) ? random.below(70
 const openFlags = ({ random }: Known): number =>
   random.chance(60) ? random.pick([0, 1, 2, 0o1002, 0o2002]) : random.u32();
 const mode = ({ random }: Known): number =>
-  random.chance(50) ? 0o644 : random.pick([0o10644, 0o20644, 0o60644, 0o100644, 0o140644, 0o40755, 0o106755, random.u32()]);
+  random.chance(50)
+    ? 0o644
+    : random.pick([0o10644, 0o20644, 0o60644, 0o100644, 0o140644, 0o40755, 0o106755, random.u32()]);
 
 const open: Body = (k) => words(openFlags(k), k.random.odd32());
 const release: Body = (k) => words(k.fh(), openFlags(k), k.random.odd32(), k.random.odd64());
@@ -56,7 +76,8 @@ const fsync: Body = (k) => words(k.fh(), k.random.below(2), 0);
 const read: Body = (k) => words(k.fh(), offset(k), size(k), k.random.below(4), k.random.odd64(), 0, 0);
 const copy: Body = (k) => words(k.fh(), offset(k), k.node(), k.fh(), offset(k), BigInt(size(k)), k.random.odd64());
 const twoNames = (k: Known): Buffer[] => [cString(k.random, name(k.random)), cString(k.random, name(k.random))];
-const lock: Body = (k) => words(k.fh(), k.random.odd64(), k.random.odd64(), k.random.odd64(), k.random.odd32(), 1, 0, 0);
+const lock: Body = (k) =>
+  words(k.fh(), k.random.odd64(), k.random.odd64(), k.random.odd64(), k.random.odd32(), 1, 0, 0);
 
 const write: Body = (k) => {
   const data = k.random.bytes(k.random.below(2000));
@@ -72,7 +93,10 @@ const setxattr: Body = (k) => {
 };
 
 const batchForget: Body = (k) => {
-  const pairs = Array.from({ length: k.random.below(8) }, () => [k.node(), k.random.chance(80) ? 1n : k.random.odd64()]);
+  const pairs = Array.from({ length: k.random.below(8) }, () => [
+    k.node(),
+    k.random.chance(80) ? 1n : k.random.odd64(),
+  ]);
   return words(k.random.chance(85) ? pairs.length : k.random.odd32(), 0, ...pairs.flat());
 };
 

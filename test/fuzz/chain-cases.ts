@@ -114,7 +114,15 @@ export const DEFECTS: Record<string, Defect> = {
     row: '7',
     reaction: 'zero',
     build: (session, random) => {
-      const bytes = random.pick([0, 1, 15, 17, 32_769 * 16, 0xffff_fff0, 16 * random.between(1, 9) + random.between(1, 15)]);
+      const bytes = random.pick([
+        0,
+        1,
+        15,
+        17,
+        32_769 * 16,
+        0xffff_fff0,
+        16 * random.between(1, 9) + random.between(1, 15),
+      ]);
       return indirect(session, bytes, DESC.INDIRECT, session.take(DESC_BYTES, 16));
     },
   },
@@ -122,7 +130,12 @@ export const DEFECTS: Record<string, Defect> = {
     row: '8',
     reaction: 'zero',
     build: (session, random) =>
-      indirect(session, 4 * DESC_BYTES, DESC.INDIRECT, random.pick([0, RAM_GPA - 16, RAM_GPA + RAM_BYTES - 32, 2 ** 40])),
+      indirect(
+        session,
+        4 * DESC_BYTES,
+        DESC.INDIRECT,
+        random.pick([0, RAM_GPA - 16, RAM_GPA + RAM_BYTES - 32, 2 ** 40]),
+      ),
   },
   'loop in an indirect table': {
     row: '3',
@@ -148,7 +161,14 @@ export const DEFECTS: Record<string, Defect> = {
     reaction: 'zero',
     build: (session, random) => {
       const end = RAM_GPA + RAM_BYTES;
-      const gpa = random.pick([0, RAM_GPA - REPLY_BYTES, end - random.between(1, REPLY_BYTES - 1), end, 2 ** 45, GUARD_GPA - 8]);
+      const gpa = random.pick([
+        0,
+        RAM_GPA - REPLY_BYTES,
+        end - random.between(1, REPLY_BYTES - 1),
+        end,
+        2 ** 45,
+        GUARD_GPA - 8,
+      ]);
       return withRange(session, gpa, REPLY_BYTES, true);
     },
   },

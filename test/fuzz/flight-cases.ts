@@ -120,13 +120,16 @@ export const FLIGHTS: Record<string, Flight> = {
       expect(broken || used.length === 4, () => `${used.length} of 4 reads into a removed region came back`);
       const stale = used.find(({ head }) => head === 3);
       expect(stale === undefined || stale.bytes === 0, () => `used.len ${stale?.bytes} for a reply outside memory`);
-      expect(memory.every((byte) => byte === 0x33), () => 'a removed region was written to');
+      expect(
+        memory.every((byte) => byte === 0x33),
+        () => 'a removed region was written to',
+      );
     }),
 
   /** With validation on, bytes with a wrong digest are never served. */
   'bad digest': async (session, _rig, random) => {
     const node = walk(session, `/bad${BIG_FILE}`);
-    const args = readArgs(open(session, node), random.below(300_000), 4000);
+    const args = readArgs(open(session, node), random.below(8000), 4000);
     const { error, body } = session.call(QUEUES.PROBE, OP.READ, node, args, 4000);
     expect(error === -EIO, () => `READ of a corrupt chunk answered ${error}, ${body.length} bytes`);
   },
@@ -137,7 +140,11 @@ export const FLIGHTS: Record<string, Flight> = {
     const before = rig.fds();
     const names = Array.from({ length: 30 }, (_, i) => `forget-${random.below(1000)}-${i}`);
     const nodes = names.map((name) => {
-      const args = Buffer.concat([Buffer.from([0x42, 0, 0, 0, 0xa4, 0x81, 0, 0]), Buffer.alloc(8), Buffer.from(`${name}\0`)]);
+      const args = Buffer.concat([
+        Buffer.from([0x42, 0, 0, 0, 0xa4, 0x81, 0, 0]),
+        Buffer.alloc(8),
+        Buffer.from(`${name}\0`),
+      ]);
       const made = session.call(QUEUES.PROBE, OP.CREATE, share, args, 144);
       expect(made.error === 0 || made.error === -28, () => `CREATE: ${made.error}`);
       if (made.error !== 0) return 0n;
@@ -160,7 +167,10 @@ export const FLIGHTS: Record<string, Flight> = {
     session.ram.write(at, bytes);
     session.submit([session.chain([{ gpa: at, bytes: bytes.length, writable: false }], [0], false)]);
     session.collect(1);
-    expect(rig.fds() <= before, () => `${before} descriptors, ${rig.fds()} after 30 files were made, closed and forgotten`);
+    expect(
+      rig.fds() <= before,
+      () => `${before} descriptors, ${rig.fds()} after 30 files were made, closed and forgotten`,
+    );
   },
 };
 

@@ -1,6 +1,6 @@
 /** Requests that change while the device looks at them (protocols 2.5 rows 14 and 15). */
 import { Worker } from 'node:worker_threads';
-import { bundleWorker } from '../../src/virtiofs/testing/bundle.ts';
+import { bundleWorker } from '../../src/common/bundle.testing.ts';
 import { DESC_BYTES } from '../../src/vhost/split.ts';
 import { expect } from './finding.ts';
 import { CELL, type FlipperData, RANGE_WORDS, RANGES_AT, RANGES_MAX, SHARED_BYTES, STATE } from './flips-shared.ts';
@@ -75,7 +75,12 @@ export function flipCase(session: Session, flipper: Flipper, random: Random, tar
   const ranges: Range[] = [];
   const heads: number[] = [];
   for (let i = 0; i < BATCH; i++) {
-    const bytes = requestBytes(random.pick(OPS), session.unique(), 1n, Buffer.from('a\0link\0'.padEnd(LINK_SIZE, '\0')));
+    const bytes = requestBytes(
+      random.pick(OPS),
+      session.unique(),
+      1n,
+      Buffer.from('a\0link\0'.padEnd(LINK_SIZE, '\0')),
+    );
     const request = session.take(bytes.length, 64);
     session.ram.write(request, bytes);
     const buffers = [
@@ -100,7 +105,10 @@ export function flipCase(session: Session, flipper: Flipper, random: Random, tar
   for (const [head, count] of counts) {
     expect(count === 1 && head < BATCH, () => `flipped ${target}: head ${head} used ${count} times`);
   }
-  expect(broken || used.length === BATCH, () => `flipped ${target}: ${used.length} of ${BATCH} heads used, ring not broken`);
+  expect(
+    broken || used.length === BATCH,
+    () => `flipped ${target}: ${used.length} of ${BATCH} heads used, ring not broken`,
+  );
   return true;
 }
 

@@ -3,12 +3,28 @@
  * content. Oracle: what breaks a rule of the table is refused or ends the connection, what does not is answered or ends
  * it, nothing hangs; afterwards a new session works.
  */
-import { featureSet, hasFeature, intersect, PROTOCOL, VIRTIO } from '../../src/vhost/features.ts';
-import { Frontend, FrontendError, features, memTable, messageBytes, readFeatureSet, singleRegion } from '../../src/vhost/frontend.ts';
-import { checkMessage, FLAG, MESSAGES, type MessageName, type MessageSpec, PAYLOAD_BYTES_MAX } from '../../src/vhost/messages.ts';
+
 import { close, ftruncate } from '../../src/sys/io.ts';
 import { memfdCreate } from '../../src/sys/memory.ts';
 import { eventfd, POLL, pollOne } from '../../src/sys/wait.ts';
+import { featureSet, hasFeature, intersect, PROTOCOL, VIRTIO } from '../../src/vhost/features.ts';
+import {
+  Frontend,
+  FrontendError,
+  features,
+  memTable,
+  messageBytes,
+  readFeatureSet,
+  singleRegion,
+} from '../../src/vhost/frontend.ts';
+import {
+  checkMessage,
+  FLAG,
+  MESSAGES,
+  type MessageName,
+  type MessageSpec,
+  PAYLOAD_BYTES_MAX,
+} from '../../src/vhost/messages.ts';
 import { expect } from './finding.ts';
 import type { Random } from './random.ts';
 import { type Guest, Session } from './session.ts';
@@ -86,7 +102,8 @@ function state(at: number, num: number): Buffer {
 
 function oddRegion(random: Random) {
   const page = 4096;
-  const odd = (): number => (random.chance(70) ? random.below(64) * page : random.u32() * random.pick([1, page, 2 ** 20]));
+  const odd = (): number =>
+    random.chance(70) ? random.below(64) * page : random.u32() * random.pick([1, page, 2 ** 20]);
   return { gpa: odd(), bytes: odd(), user: odd(), offset: odd(), fd: -1 };
 }
 
@@ -118,7 +135,8 @@ function broken(sent: Sent, name: MessageName, frontend: Frontend): boolean {
   if ((sent.flags & 3) !== FLAG.VERSION || (sent.flags & FLAG.REPLY) !== 0) return true;
   if (sent.announced !== sent.payload.length) return true;
   const spec: MessageSpec = MESSAGES[name];
-  if (spec.needs !== null && !hasFeature(frontend.protocol, PROTOCOL[spec.needs]) && name !== 'ADD_MEM_REG') return true;
+  if (spec.needs !== null && !hasFeature(frontend.protocol, PROTOCOL[spec.needs]) && name !== 'ADD_MEM_REG')
+    return true;
   return checkMessage(spec, view(sent.payload), sent.payload.length, sent.fds.length) !== null;
 }
 
@@ -144,7 +162,7 @@ function outcome(frontend: Frontend, sent: Sent, answerMs: number): Outcome {
   if (frontend.sendRaw(messageBytes(sent.id, sent.flags, sent.payload, sent.announced), sent.fds) < 0) return 'ended';
   const acked = hasFeature(frontend.protocol, PROTOCOL.REPLY_ACK) && (sent.flags & FLAG.NEED_REPLY) !== 0;
   const isWhole = sent.announced === sent.payload.length;
-  if (!isWhole) return sent.announced > sent.payload.length && sent.announced <= PAYLOAD_BYTES_MAX ? incomplete() : ended();
+  if (!isWhole) return sent.announced > PAYLOAD_BYTES_MAX ? ended() : misaligned();
   // Whether this one is acknowledged depends on what it turns on or off.
   const isEither = sent.name === 'SET_PROTOCOL_FEATURES';
   if (spec.reply === 'regular' || (acked && !isEither)) return answer();
@@ -163,7 +181,8 @@ function outcome(frontend: Frontend, sent: Sent, answerMs: number): Outcome {
       }
       reply.fds.forEach(close);
       expect(reply.id === id, () => `${sent.name} answered with message ${reply.id}`);
-      const isNack = id === sent.id && spec.reply === 'ack' && view(Buffer.from(reply.payload)).getUint32(0, true) !== 0;
+      const isNack =
+        id === sent.id && spec.reply === 'ack' && view(Buffer.from(reply.payload)).getUint32(0, true) !== 0;
       return isNack ? 'refused' : 'answered';
     } catch (error) {
       if (!(error instanceof FrontendError)) throw error;
@@ -171,8 +190,8 @@ function outcome(frontend: Frontend, sent: Sent, answerMs: number): Outcome {
       return 'ended';
     }
   }
-  /** The rest never comes: hanging up is ours to do. */
-  function incomplete(): Outcome {
+  /** The rest never comes, or is the beginning of another message: hanging up is ours to do. */
+  function misaligned(): Outcome {
     return 'ended';
   }
   function ended(): Outcome {
@@ -181,7 +200,12 @@ function outcome(frontend: Frontend, sent: Sent, answerMs: number): Outcome {
   }
 }
 
-function connect(stage: Stage, guest: Guest, socketPath: string, answerMs: number): { frontend: Frontend; end(): void } {
+function connect(
+  stage: Stage,
+  guest: Guest,
+  socketPath: string,
+  answerMs: number,
+): { frontend: Frontend; end(): void } {
   if (stage === 'running') {
     const session = new Session(guest, socketPath, answerMs);
     return { frontend: session.frontend, end: () => session.close() };
@@ -223,7 +247,10 @@ export function messageCase(
       } finally {
         sent.fds.forEach(close);
       }
-      expect(!(isBroken && got === 'answered'), () => `${name} breaks a rule and was accepted (${stage}): ${shown(sent)}`);
+      expect(
+        !(isBroken && got === 'answered'),
+        () => `${name} breaks a rule and was accepted (${stage}): ${shown(sent)}`,
+      );
       if (got === 'ended') return;
       if (name === 'SET_PROTOCOL_FEATURES' && got === 'answered') frontend.protocol = readFeatureSet(sent.payload);
       expect(was !== null, () => 'unreachable');

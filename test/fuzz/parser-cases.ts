@@ -8,6 +8,7 @@ import { BlobMeta } from '../../src/storage/blob-meta.ts';
 import { decodeTarHeader, decodeToc, encodeTarHeader, encodeToc, walkBackwards } from '../../src/storage/blob-toc.ts';
 import { parseConfig } from '../../src/storage/config.ts';
 import { blobBytes, blobTable } from '../../src/storage/fixtures.testing.ts';
+import { DEMAND_POLICY } from '../../src/storage/retry.ts';
 import { localfsConfig, type Nydusd } from '../daemon/nydusd.ts';
 import { expect, Finding } from './finding.ts';
 import type { Random } from './random.ts';
@@ -16,6 +17,8 @@ import { decodeReply, QUEUES, type Session } from './session.ts';
 
 /** A parser that takes longer on a file of some KiB hangs, however slow the machine. */
 const PARSE_MS_MAX = 5000;
+/** A chunk that a mutant invents is looked for until the deadline of demand reads. */
+const READ_MS_MAX = DEMAND_POLICY.deadlineMs + PARSE_MS_MAX;
 const NODES_VISITED = 25;
 const OP = { LOOKUP: 1, OPEN: 14, READ: 15, OPENDIR: 27, READDIRPLUS: 44, READLINK: 5, LISTXATTR: 23 } as const;
 
@@ -101,13 +104,16 @@ function content(session: Session, node: bigint): void {
   session.call(QUEUES.PROBE, OP.READLINK, node, Buffer.alloc(0), 4000);
   session.call(QUEUES.PROBE, OP.LISTXATTR, node, Buffer.from([0, 4, 0, 0, 0, 0, 0, 0]), 1024);
   const file = session.call(QUEUES.PROBE, OP.OPEN, node, Buffer.alloc(8), 16);
-  if (file.error === 0) session.call(QUEUES.PROBE, OP.READ, node, readArgs(file.body, 4000), 4000);
+  if (file.error === 0) session.call(QUEUES.PROBE, OP.READ, node, readArgs(file.body, 4000), 4000, READ_MS_MAX);
 }
 
 const blobMeta: ParserCase = async (rig, _session, random) => {
   const info = random.chance(70) ? blob! : { ...blob!, chunkCount: random.odd32(), ciUncompressedSize: random.odd32() };
   const end = info.ciOffset + info.ciCompressedSize + 4096;
-  const file = Buffer.concat([blobFile.subarray(0, info.ciOffset), random.mutate(blobFile.subarray(info.ciOffset, end))]);
+  const file = Buffer.concat([
+    blobFile.subarray(0, info.ciOffset),
+    random.mutate(blobFile.subarray(info.ciOffset, end)),
+  ]);
   const meta = path.join(rig.dir, 'mutant.meta');
   if (random.chance(50)) fs.writeFileSync(meta, random.bytes(random.below(10_000)));
   await parses('BlobMeta.open', file.subarray(info.ciOffset), async () => {
@@ -137,14 +143,18 @@ const tocFile = blobBytes(blobTable('v6-toc')[0]!.id);
 
 const toc: ParserCase = async (_rig, _session, random) => {
   const tail = tocFile.subarray(Math.max(0, tocFile.length - 4096));
-  const bytes = random.chance(50) ? random.mutate(tail) : random.mutate(Buffer.concat([cctHeader.subarray(0, 512), tail]));
+  const bytes = random.chance(50)
+    ? random.mutate(tail)
+    : random.mutate(Buffer.concat([cctHeader.subarray(0, 512), tail]));
   await parses('walkBackwards', bytes, () =>
     walkBackwards(bytes.length, (offset, count) => bytes.subarray(offset, offset + count)),
   );
   const entries = random.mutate(tocEntries);
   await parses('decodeToc', entries, () => decodeToc(entries, random.odd32()));
   const header = random.mutate(encodeTarHeader('image.boot', 1234)).subarray(0, 512);
-  await parses('decodeTarHeader', header, () => decodeTarHeader(Buffer.concat([header, Buffer.alloc(512 - header.length)])));
+  await parses('decodeTarHeader', header, () =>
+    decodeTarHeader(Buffer.concat([header, Buffer.alloc(512 - header.length)])),
+  );
 };
 
 const tocEntries = encodeToc([

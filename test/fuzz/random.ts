@@ -1,7 +1,9 @@
 /** Seeded random numbers: the same cases on every machine. */
 
 /** Values at which length, index and sign checks go wrong. */
-const EDGES = [0, 1, 7, 8, 15, 16, 40, 255, 256, 4095, 4096, 4097, 65_535, 65_536, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
+const EDGES = [
+  0, 1, 7, 8, 15, 16, 40, 255, 256, 4095, 4096, 4097, 65_535, 65_536, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff,
+];
 
 export class Random {
   #state: number;
@@ -72,6 +74,8 @@ export class Random {
     }
     if (!this.chance(10)) return mutant;
     const cut = this.below(mutant.length + 1);
-    return this.chance(50) ? mutant.subarray(0, cut) : Buffer.concat([mutant.subarray(0, cut), mutant.subarray(cut >> 1)]);
+    return this.chance(50)
+      ? mutant.subarray(0, cut)
+      : Buffer.concat([mutant.subarray(0, cut), mutant.subarray(cut >> 1)]);
   }
 }

@@ -10,12 +10,12 @@
  * of addresses, so a change there is always the device's doing.
  */
 import { IN_HEADER_BYTES, OUT_HEADER_BYTES } from '../../src/fuse/wire/layout.ts';
+import { drain, POLL, pollOne } from '../../src/sys/wait.ts';
 import { DriverRing } from '../../src/vhost/driver-ring.ts';
 import { featureSet, PROTOCOL, VIRTIO } from '../../src/vhost/features.ts';
 import { Frontend } from '../../src/vhost/frontend.ts';
 import { GuestRam } from '../../src/vhost/guest-ram.ts';
 import { DESC, DESC_BYTES } from '../../src/vhost/split.ts';
-import { drain, POLL, pollOne } from '../../src/sys/wait.ts';
 import { expect, Finding } from './finding.ts';
 
 export const RAM_GPA = 0x10_0000;
@@ -147,7 +147,7 @@ export class Session {
   }
 
   /** A request on a probe queue, one at a time. @throws Finding when it is not answered well formed and in time */
-  call(queue: number, op: number, nodeid: bigint, args: Buffer, replyBytes: number): Reply {
+  call(queue: number, op: number, nodeid: bigint, args: Buffer, replyBytes: number, answerMs = this.answerMs): Reply {
     const ring = this.rings[queue]!;
     const unique = this.unique();
     const request = this.#probe + queue * 2 * PROBE_BYTES;
@@ -158,9 +158,9 @@ export class Session {
       { gpa: reply, bytes: OUT_HEADER_BYTES + replyBytes, writable: true },
     ]);
     ring.submit();
-    const got = ring.waitUsed(this.answerMs);
+    const got = ring.waitUsed(answerMs);
     if (got < 0 && ring.takeUsed() >= 0) throw new Finding(`queue ${queue}: answer without the interrupt asked for`);
-    expect(got >= 0, () => `queue ${queue} did not answer opcode ${op} within ${this.answerMs} ms`);
+    expect(got >= 0, () => `queue ${queue} did not answer opcode ${op} within ${answerMs} ms`);
     expect(got === head, () => `queue ${queue} used head ${got}, only ${head} was available`);
     return decodeReply(Buffer.from(this.ram.read(reply, ring.usedBytes)), ring.usedBytes, unique);
   }
@@ -236,6 +236,9 @@ export function decodeReply(bytes: Buffer, usedBytes: number, unique: bigint): R
   expect(len === usedBytes, () => `out.len ${len}, used.len ${usedBytes}`);
   expect(bytes.readBigUInt64LE(8) === unique, () => `reply to ${bytes.readBigUInt64LE(8)} instead of ${unique}`);
   expect(error <= 0 && error > -512, () => `error ${error}`);
-  expect(error === 0 || len === OUT_HEADER_BYTES, () => `error ${error} with a body of ${len - OUT_HEADER_BYTES} bytes`);
+  expect(
+    error === 0 || len === OUT_HEADER_BYTES,
+    () => `error ${error} with a body of ${len - OUT_HEADER_BYTES} bytes`,
+  );
   return { error, body: bytes.subarray(OUT_HEADER_BYTES) };
 }
