@@ -52,7 +52,7 @@ export function mutateSuite(name: string, bytes: Buffer, mutations: readonly Mut
           writeFileSync(path, mutate(bytes, mutation, seed));
           const start = performance.now();
           try {
-            seen[serve(path, cache)]++;
+            seen[serve(path, cache, seed % 2 === 0)]++;
             walk(path);
           } catch (error) {
             throw new Error(`seed ${seed}`, { cause: error });
@@ -87,7 +87,7 @@ function randomOf(seed: number): () => number {
   };
 }
 
-function serve(path: string, cache: PageCache): 'refused' | 'served' {
+function serve(path: string, cache: PageCache, validate: boolean): 'refused' | 'served' {
   let image: ReturnType<typeof openImage>;
   try {
     image = openImage(path);
@@ -108,7 +108,7 @@ function serve(path: string, cache: PageCache): 'refused' | 'served' {
   let rafs: Rafs;
   const guest = new Guest(() => rafs);
   try {
-    rafs = new Rafs({ bootstrapFd: image.fd, label: path, blobs, fetch: guest.fetch, log: SILENT, cache });
+    rafs = new Rafs({ bootstrapFd: image.fd, label: path, blobs, validate, fetch: guest.fetch, log: SILENT, cache });
   } catch (error) {
     assert.ok(error instanceof AppError, `Rafs threw ${error}`);
     closeSync(image.fd);
