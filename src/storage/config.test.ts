@@ -145,11 +145,11 @@ test('credentials are never printed', () => {
 });
 
 test('texts that are none', () => {
-  for (const text of ['', '[]', 'null', '"x"', 'version = 2']) {
+  for (const text of ['', '[]', 'null', '"x"', 'version = 2', '{"device": ', '\0\x01\x02', '='.repeat(1 << 20)]) {
     assert.throws(() => parseConfig(text), { code: 'CONFIG' }, text);
   }
   assert.throws(() => parseConfig(' '.repeat(2 << 20)), { code: 'CONFIG' });
-  assert.throws(() => parseConfig('{"version": 2, "backend": {}}'), { code: 'UNSUPPORTED' });
+  assert.throws(() => parseConfig('{"version": 2, "backend": {}}'), { code: 'CONFIG' });
   assert.throws(() => parseConfig('{"__proto__": {"device": {}}, "mode": "direct"}'), { code: 'CONFIG' });
 });
 
@@ -175,4 +175,105 @@ test('http-proxy addresses', () => {
   for (const addr of ['', 'ftp://h', 'x.sock', 'http://']) {
     assert.throws(() => parseConfig(withAddr(addr)), { code: 'CONFIG' }, addr);
   }
+});
+
+describe('version 2', () => {
+  const TOML = `
+version = 2
+id = "app"
+[backend]
+type = "http-proxy"
+[backend.http-proxy]
+addr = "http://127.0.0.1:8000"
+path = "/team/app/blobs"
+[cache]
+type = "filecache"
+[cache.filecache]
+work_dir = "/var/cache/nydus"
+[rafs]
+mode = "direct"
+enable_xattr = true
+validate = true
+[rafs.prefetch]
+enable = true
+threads = 4
+prefetch_all = true
+`;
+  const JSON2 = {
+    version: 2,
+    id: 'app',
+    backend: {
+      type: 'http-proxy',
+      'http-proxy': { addr: 'http://127.0.0.1:8000', path: '/team/app/blobs' },
+      registry: { unused: true },
+    },
+    cache: { type: 'filecache', filecache: { work_dir: '/var/cache/nydus' } },
+    rafs: {
+      mode: 'direct',
+      enable_xattr: true,
+      validate: true,
+      prefetch: { enable: true, threads: 4, prefetch_all: true },
+    },
+  };
+  test('TOML and JSON of one content are one configuration', () => {
+    const config = parseConfig(TOML);
+    assert.deepEqual(parseConfig(JSON.stringify(JSON2)), config);
+    assert.deepEqual(config.backend, {
+      kind: 'http-proxy',
+      addr: 'http://127.0.0.1:8000',
+      path: '/team/app/blobs',
+      skipVerify: false,
+      caCertFiles: [],
+      timeoutMs: 5000,
+      connectTimeoutMs: 5000,
+      proxy: null,
+    });
+    assert.deepEqual(config.cache, { workDir: '/var/cache/nydus' });
+    assert.deepEqual([config.id, config.validate, config.enableXattr, config.mode], ['app', true, true, 'direct']);
+    const { enable, threads, prefetchAll, mergingBytes } = config.prefetch;
+    assert.deepEqual([enable, threads, prefetchAll, mergingBytes], [true, 4, true, 1 << 20]);
+  });
+  test('the shortest text gets the defaults of version 2', () => {
+    const config = parseConfig('version = 2\nbackend = { type = "localfs", localfs = { dir = "/b" } }');
+    assert.deepEqual(config.backend, { kind: 'localfs', blobFile: '', dir: '/b', altDirs: [] });
+    assert.deepEqual([config.mode, config.cache, config.prefetch.prefetchAll], ['direct', null, false]);
+  });
+  test('a version member beside "device" is nothing to version 1', () => {
+    assert.equal(parseConfig(JSON.stringify({ ...KATA, version: 2 })).id, '/17');
+  });
+  const wrong: [string, object, string][] = [
+    ['another version', { version: 3 }, 'version'],
+    ['a version that is text', { version: '2' }, 'version'],
+    ['no backend', { backend: undefined }, 'backend'],
+    ['a backend without its table', { backend: { type: 'registry' } }, 'backend.registry'],
+    [
+      'a backend with half its table',
+      { backend: { type: 'registry', registry: { host: 'h' } } },
+      'backend.registry.repo',
+    ],
+    ['a cache without its table', { cache: { type: 'filecache' } }, 'cache.filecache'],
+    ['a compressed cache', { cache: { ...JSON2.cache, compressed: true } }, 'cache.compressed'],
+    ['a mode nobody knows', { rafs: { mode: 'fast' } }, 'rafs.mode'],
+    ['prefetch that does not say whether', { rafs: { prefetch: { threads: 2 } } }, 'rafs.prefetch.enable'],
+    ['a writable overlay', { overlay: { upper_dir: '/u', work_dir: '/w' } }, 'overlay'],
+  ];
+  for (const [id, change, path] of wrong) {
+    test(`${id} is named`, () => {
+      assert.throws(
+        () => parseConfig(JSON.stringify({ ...JSON2, ...change })),
+        (error: Error & { code: string; facts: { path: string } }) => {
+          assert.equal(error.code, 'CONFIG');
+          assert.equal(error.facts.path, path);
+          return true;
+        },
+      );
+    });
+  }
+  test('what the parser quotes of broken TOML is not shown', () => {
+    const text = 'version = 2\n[backend.registry]\nauth = "dXNlcjpwYXNz';
+    assert.throws(
+      () => parseConfig(text),
+      (error: Error) => !error.message.includes('dXNlcjpwYXNz'),
+    );
+  });
 });

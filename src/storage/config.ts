@@ -1,9 +1,9 @@
 /**
  * The configuration of an image's storage as a typed model, read from the v1 JSON text that Kata and the snapshotter
- * hand over (kata-contract 3.4, 3.6, 3.7). Unknown members are ignored everywhere; a wrong type or value names its
+ * hand over, or from v2 as JSON or TOML (kata-contract 3.3 to 3.7). Unknown members are ignored everywhere; a wrong type or value names its
  * path, value and reason. Secrets are kept in `Secret`, which prints as `***`.
  */
-
+import toml from 'smol-toml';
 import { Members } from './config-members.ts';
 import { storageError } from './errors.ts';
 import { Secret } from './secret.ts';
@@ -98,30 +98,44 @@ const TIMEOUT_SECONDS_DEFAULT = 5;
 const TIMEOUT_SECONDS_MAX = 86_400;
 
 /**
- * Parses a v1 configuration text.
+ * Parses a configuration text. JSON with `version` and without `device` is v2, other JSON v1; what is no JSON is v2 TOML.
  * @throws CONFIG with the path of the member, its value and the reason
  */
 export function parseConfig(text: string): StorageConfig {
   if (text.length > CONFIG_CHARS_MAX) {
     throw storageError('CONFIG', { path: '(whole text)', value: text.length, reason: 'longer than 1 MiB' });
   }
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(text);
-  } catch {
-    // The engine's message quotes the text around the error, which may be a password.
-    throw storageError('CONFIG', { path: '(whole text)', value: `${text.length} characters`, reason: 'not JSON' });
-  }
+  const parsed = parseJson(text);
+  if (parsed === undefined) return parseV2(Members.of(parseToml(text), ''));
   const root = Members.of(parsed, '');
-  if (root.has('version') && !root.has('device')) {
-    throw storageError('UNSUPPORTED', { what: 'configuration version 2', instead: 'give the v1 form with "device"' });
+  return root.has('version') && !root.has('device') ? parseV2(root) : parseV1(root);
+}
+
+/** undefined when it is no JSON: the engine's message quotes the text around the error, which may be a password. */
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
   }
+}
+
+function parseToml(text: string): unknown {
+  try {
+    return toml.parse(text);
+  } catch {
+    const value = `${text.length} characters`;
+    throw storageError('CONFIG', { path: '(whole text)', value, reason: 'neither JSON nor TOML' });
+  }
+}
+
+function parseV1(root: Members): StorageConfig {
   const device = root.object('device');
   const cache = device.optionalObject('cache');
   return {
     id: device.text('id', ''),
     backend: parseBackend(device.object('backend')),
-    cache: cache === null ? null : parseCache(cache),
+    cache: cache === null ? null : parseCache(cache, 'config'),
     validate: root.flag('digest_validate', false) || (cache?.flag('validate', false) ?? false),
     amplifyIoBytes: root.whole('amplify_io', AMPLIFY_BYTES_DEFAULT, AMPLIFY_BYTES_MAX),
     mode: root.choice('mode', ['direct', 'cached']),
@@ -130,6 +144,41 @@ export function parseConfig(text: string): StorageConfig {
     accessPattern: root.flag('access_pattern', false),
     latestReadFiles: root.flag('latest_read_files', false),
     prefetch: parsePrefetch(root.optionalObject('fs_prefetch')),
+  };
+}
+
+/** The table named like the type holds what v1 has in `config`. */
+function parseV2(root: Members): StorageConfig {
+  if (root.whole('version', 0, Number.MAX_SAFE_INTEGER) !== 2) throw root.wrong('version', 'must be 2');
+  const overlay = root.optionalObject('overlay');
+  if (overlay !== null) throw root.wrong('overlay', 'a writable overlay is not supported; leave it out');
+  const backend = root.object('backend');
+  const kind = backend.choice('type', Object.keys(BACKENDS) as BackendKind[]);
+  const cache = root.optionalObject('cache');
+  const rafs = root.optionalObject('rafs') ?? Members.of({}, 'rafs');
+  return {
+    id: root.text('id', ''),
+    backend: BACKENDS[kind](backend.object(kind)),
+    cache: cache === null ? null : parseCache(cache, 'filecache'),
+    validate: rafs.flag('validate', false) || (cache?.flag('validate', false) ?? false),
+    amplifyIoBytes: rafs.whole('batch_size', AMPLIFY_BYTES_DEFAULT, AMPLIFY_BYTES_MAX),
+    mode: rafs.choice('mode', ['direct', 'cached'], 'direct'),
+    enableXattr: rafs.flag('enable_xattr', false),
+    iostatsFiles: rafs.flag('iostats_files', false),
+    accessPattern: rafs.flag('access_pattern', false),
+    latestReadFiles: rafs.flag('latest_read_files', false),
+    prefetch: parsePrefetchV2(rafs.optionalObject('prefetch') ?? cache?.optionalObject('prefetch') ?? null),
+  };
+}
+
+function parsePrefetchV2(table: Members | null): PrefetchConfig {
+  if (table !== null && !table.has('enable')) throw table.wrong('enable', 'is required');
+  return {
+    enable: table?.flag('enable', false) ?? false,
+    threads: table?.whole('threads', 0, PREFETCH_THREADS_MAX) || PREFETCH_THREADS_DEFAULT,
+    mergingBytes: table?.whole('batch_size', 0, AMPLIFY_BYTES_MAX) || AMPLIFY_BYTES_DEFAULT,
+    bandwidthBytesPerSecond: table?.whole('bandwidth_limit', 0, Number.MAX_SAFE_INTEGER) ?? 0,
+    prefetchAll: table?.flag('prefetch_all', false) ?? false,
   };
 }
 
@@ -214,13 +263,14 @@ function parseHttp(config: Members): HttpConfig {
   };
 }
 
-function parseCache(cache: Members): CacheConfig | null {
+/** @param table holds the settings of a file cache: `config` in v1 */
+function parseCache(cache: Members, table: 'config' | 'filecache'): CacheConfig | null {
   const kind = cache.choice('type', ['blobcache', 'filecache', 'fscache', 'dummycache', ''], '');
   if (kind === 'dummycache' || kind === '') return null;
   if (kind === 'fscache') throw cache.wrong('type', 'fscache needs a daemon of its own; use blobcache');
   if (cache.flag('compressed', false))
     throw cache.wrong('compressed', 'a compressed cache is not supported; leave it out');
-  const config = cache.object('config');
+  const config = cache.object(table);
   if (config.flag('enable_encryption', false)) {
     throw config.wrong('enable_encryption', 'an encrypted cache is not supported; leave it out');
   }
