@@ -30,14 +30,13 @@ export type Detected =
 export function detect(head: Uint8Array, tail: Uint8Array): Detected {
   const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
   const u32 = (at: number) => (at + 4 <= head.length ? view.getUint32(at, true) : 0);
+  const last = decodeTarHeader(Buffer.from(tail.buffer, tail.byteOffset, tail.byteLength));
+  // The end first: a blob without data begins with its bootstrap.
+  if (last?.name === PART.BOOTSTRAP || last?.name === PART.TOC) return { format: 'inline', built: true };
   if (u32(0) === RAFS_MAGIC) return detectRafs(u32(4), u32(8));
   if (u32(SUPERBLOCK_OFFSET + SB.MAGIC) === EROFS_MAGIC) {
     if ((u32(SUPERBLOCK_OFFSET + SB.COMPAT) & COMPAT_RAFS_V6) !== 0) return { format: 'v6', built: true };
     return { format: 'unknown', found: 'a plain EROFS image without the RAFS v6 mark' };
-  }
-  const last = decodeTarHeader(Buffer.from(tail.buffer, tail.byteOffset, tail.byteLength));
-  if (last?.name === PART.BOOTSTRAP || last?.name === PART.TOC) {
-    return { format: 'inline', built: true };
   }
   if (last !== null)
     return { format: 'unknown', found: `a data blob (it ends with part ${JSON.stringify(last.name)})` };

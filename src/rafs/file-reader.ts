@@ -23,6 +23,8 @@ import type { RafsOptions } from './rafs-options.ts';
  */
 const SPARE_ATTEMPTS = 3;
 const BLOCK_BYTES = 4096;
+/** Of `copy`, besides counts, PARKED and errnos: somebody cut the cache file. */
+const CUT = -0x10000;
 
 export class FileReader {
   private readonly ready: Uint8Array[];
@@ -56,9 +58,22 @@ export class FileReader {
     if (bytes === 0) return 0;
     const missing = this.firstMissing(file, offset, bytes);
     if (missing < 0) return missing;
-    return missing === 0
-      ? this.copy(request, file, offset, bytes)
-      : this.park(request, file, offset, bytes, missing - 1);
+    if (missing > 0) return this.park(request, file, offset, bytes, missing - 1);
+    const copied = this.copy(request, file, offset, bytes);
+    return copied === CUT ? this.refetch(request, file, offset, bytes) : copied;
+  }
+
+  /** The cache file is shorter than its bits promise: they are void for this range, and storage is asked to look. */
+  private refetch(request: Request, file: InodeRecord, offset: number, bytes: number): number {
+    const { chunk } = this;
+    const { chunkSize } = this.metadata;
+    const end = Math.ceil((offset + bytes) / chunkSize);
+    for (let k = Math.floor(offset / chunkSize); k < end; k++) {
+      if (this.loadChunk(file, k) < 0 || chunk.offset === HOLE) continue;
+      Atomics.and(this.ready[chunk.blob], chunk.index >>> 3, 0xff ^ (0x80 >>> (chunk.index & 7)));
+    }
+    const missing = this.firstMissing(file, offset, bytes);
+    return missing > 0 ? this.park(request, file, offset, bytes, missing - 1) : -errno.EIO;
   }
 
   /** 0 when all chunks of the range are in the cache, 1 + the blob of the first that is not, or -EIO. */
@@ -133,8 +148,8 @@ export class FileReader {
   }
 
   /**
-   * Moves one run into the guest's pages: 0, -errno, or PARKED when the disk has to be waited for. Less than the run
-   * is an error: somebody cut the cache file.
+   * Moves one run into the guest's pages: 0, -errno, PARKED when the disk has to be waited for, or CUT: the file is
+   * shorter than its chunk map says.
    */
   private move(request: Request, file: InodeRecord, skip: number, bytes: number, blob: number, from: number): number {
     if (from === HOLE) {
@@ -153,9 +168,10 @@ export class FileReader {
         if (n === -errno.EOPNOTSUPP) this.waits[blob] = 1;
         else if (this.readAhead(request, fd, bytes - done, from + done)) return PARKED;
         flags = 0;
+      } else if (n < 0) {
+        return this.nodes.refused(file.node, `cache file of blob ${blob} cannot be read at ${from}: ${errnoName(n)}`);
       } else {
-        const why = n < 0 ? errnoName(n) : 'it is shorter than its chunk map says';
-        return this.nodes.refused(file.node, `cache file of blob ${blob} cannot be read at ${from}: ${why}`);
+        return CUT;
       }
     }
     return 0;
