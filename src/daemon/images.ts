@@ -163,7 +163,7 @@ export class LazyImages implements Images {
   /** `GET /api/v1/metrics/blobcache`: the snapshotter's garbage collection reads `underlying_files`. */
   cacheMetrics(image: OpenedImage): object {
     const stats = this.store?.stats;
-    const { blobs } = this.parts.get(image)?.bootstrap ?? { blobs: [] };
+    const { blobs, verifiable } = this.parts.get(image)?.bootstrap ?? { blobs: [], verifiable: true };
     return {
       underlying_files: blobs.map(({ id }) => basename(`${id}.blob.data`)),
       store_path: this.parts.get(image)?.config.cache?.workDir ?? '',
@@ -182,6 +182,8 @@ export class LazyImages implements Images {
       prefetch_end_time_millis: 0,
       buffered_backend_size: 0,
       data_all_ready: false,
+      // Ours: the image has no digests, so that nothing could be validated.
+      unverified: !verifiable,
     };
   }
 }

@@ -1,7 +1,7 @@
 /** The real way of a cold read: image, handlers and BlobStore together, digests verified or not. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, type TestContext, test } from 'node:test';
@@ -15,6 +15,7 @@ import { bootPath, expectedTree } from './fixture-blobs.testing.ts';
 import { Guest } from './guest.testing.ts';
 import { ROOT_LOCAL } from './nodes.ts';
 import { openImage } from './open-image.ts';
+import { withoutExtendedTable } from './v5/synthetic.testing.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'rafs-store-'));
 after(() => rmSync(dir, { recursive: true }));
@@ -35,11 +36,17 @@ const CASES: readonly (readonly [name: string, tree: string])[] = readFileSync(
 const PACKED = CASES.filter(([name]) => /batch|encrypt|zran/.test(name));
 
 /** Reads every file of an image in the order of the tree and compares it. */
-async function readAll(t: TestContext, [name, tree]: readonly [string, string], backend: object, validate: boolean) {
+async function readAll(
+  t: TestContext,
+  [name, tree]: readonly [string, string],
+  backend: object,
+  validate: boolean,
+  bootstrap = bootPath(name),
+) {
   const cache = { type: 'blobcache', config: { work_dir: mkdtempSync(join(dir, 'cache-')) } };
   const text = JSON.stringify({ device: { backend, cache }, mode: 'direct', digest_validate: validate });
   const store = new BlobStore(SILENT);
-  const image = openImage(bootPath(name));
+  const image = openImage(bootstrap);
   const blobs = image.blobs.map((blob) => store.openBlob(blob, image.digests(blob.index), parseConfig(text)));
   const guest = new Guest(() => rafs);
   const options = { bootstrapFd: image.fd, label: name, blobs, fetch: guest.fetch, validate, log: SILENT };
@@ -81,6 +88,27 @@ for (const one of CASES) {
       await readAll(t, one, { type: 'localfs', config }, validate);
     });
   }
+}
+
+for (const validate of [false, true]) {
+  test(`a v5 image of 2020, without extended blob table: every file has its bytes, validation ${validate}`, async (t) => {
+    const name = 'v5-lz4_block-sha256-4k';
+    const bootstrap = join(dir, 'old.boot');
+    writeFileSync(bootstrap, withoutExtendedTable(readFileSync(bootPath(name))));
+    const one = [name, 'expect/small.json'] as const;
+    const backend = { type: 'localfs', config: { dir: BLOBS_DIR } };
+    const stats = await readAll(t, one, backend, validate, bootstrap);
+    const [blob] = openAndClose(bootPath(name)).blobs;
+    // Chunks that several files share have a number in each, and are fetched once.
+    assert.equal(stats.chunksFetched, blob.chunkCount);
+  });
+}
+
+function openAndClose(path: string): ReturnType<typeof openImage> {
+  const image = openImage(path);
+  image.close();
+  closeSync(image.fd);
+  return image;
 }
 
 describe('from a registry', { skip: registryMissing() ?? false }, () => {
