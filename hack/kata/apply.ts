@@ -21,7 +21,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
-import { type Host, STATE } from './paths.ts';
+import { Conflict, type Host, STATE } from './paths.ts';
 import type { Plan, Step } from './plan.ts';
 import { CREATED, merge, unmerge } from './toml-edit.ts';
 
@@ -41,11 +41,6 @@ export interface Outcome {
   notes: string[];
 }
 
-/** Something of others is where ours should go; nothing was changed. */
-export class Conflict extends Error {
-  override name = 'Conflict';
-}
-
 /** @throws Conflict, before anything is changed */
 export function install(host: Host, plan: Plan, dryRun: boolean): Outcome {
   const state = readState(host);
@@ -56,7 +51,7 @@ export function install(host: Host, plan: Plan, dryRun: boolean): Outcome {
     makeDirectories(host, state, dirname(step.path));
     if (step.kind === 'link') {
       rmSync(host.at(step.path), { force: true });
-      symlinkSync(step.target, host.at(step.path));
+      symlinkSync(step.target, host.real(step.path));
       state.links[step.path] = step.target;
     } else if (step.kind === 'file') {
       write(host, step.path, step.text);
@@ -103,19 +98,28 @@ export function uninstall(host: Host, dryRun: boolean): Outcome {
       if (!dryRun) rmSync(host.at(path));
     } else if (now !== null) notes.push(`${path} is not the link that was installed: kept`);
   }
-  if (!hasPath(host, STATE)) return outcome;
+  if (!host.hasName(STATE)) return outcome;
   remove(STATE);
   if (dryRun) return outcome;
   for (const path of state.directories.toReversed()) {
-    if (hasPath(host, path) && readdirSync(host.at(path)).length === 0) rmdirSync(host.at(path));
+    if (host.hasName(path) && readdirSync(host.at(path)).length === 0) rmdirSync(host.at(path));
   }
   return outcome;
+}
+
+/** The lines a person reads. */
+export function describe({ changes, notes }: Outcome, dryRun: boolean): string {
+  const done = changes.map((change) => `${dryRun ? 'would ' : ''}${change}\n`);
+  const said = notes.map((note) => `note: ${note}\n`);
+  return [...done, ...said, ...(changes.length === 0 ? ['nothing to change\n'] : [])].join('');
 }
 
 /** True when the step would change something; says what. */
 function isWanted(host: Host, state: State, step: Step, { changes, notes }: Outcome): boolean {
   const { path } = step;
-  const there = hasPath(host, path);
+  // Throws before anything is changed.
+  host.real(step.kind === 'link' ? dirname(path) : path);
+  const there = host.hasName(path);
   if (step.kind === 'merge') {
     const before = host.text(path);
     if (before === merged(host, step)) return false;
@@ -143,9 +147,9 @@ function merged(host: Host, step: Extract<Step, { kind: 'merge' }>): string {
 }
 
 function makeDirectories(host: Host, state: State, path: string): void {
-  if (hasPath(host, path)) return;
+  if (host.hasName(path)) return;
   makeDirectories(host, state, dirname(path));
-  mkdirSync(host.at(path), { mode: 0o755 });
+  mkdirSync(host.real(path), { mode: 0o755 });
   state.directories.push(path);
 }
 
@@ -162,12 +166,8 @@ function write(host: Host, path: string, text: string): void {
   renameSync(scratch, real);
 }
 
-function hasPath(host: Host, path: string): boolean {
-  return lstatSync(host.at(path), { throwIfNoEntry: false }) !== undefined;
-}
-
 function linkTarget(host: Host, path: string): string | null {
-  if (!hasPath(host, path)) return null;
+  if (!host.hasName(path)) return null;
   return lstatSync(host.at(path)).isSymbolicLink() ? readlinkSync(host.at(path)) : '';
 }
 

@@ -1,6 +1,6 @@
 /** Where things are on a host, seen through `--root DIR`; and where this repository is. */
-import { existsSync, readFileSync, realpathSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync, lstatSync, readFileSync, realpathSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const HERE = dirname(fileURLToPath(import.meta.url));
@@ -56,6 +56,11 @@ export const KATA_RUNTIMES: readonly KataRuntime[] = [
   },
 ];
 
+/** Something on the host stands in the way; nothing was changed. */
+export class Conflict extends Error {
+  override name = 'Conflict';
+}
+
 /** A host's files. Paths in and out are the host's own, without the root. */
 export class Host {
   constructor(readonly root: string) {}
@@ -68,21 +73,26 @@ export class Host {
     return existsSync(this.at(path));
   }
 
+  /** True also for a link that leads nowhere: in another root its target is not to be seen. */
+  hasName(path: string): boolean {
+    return lstatSync(this.at(path), { throwIfNoEntry: false }) !== undefined;
+  }
+
   /** Text of a file, null when there is none. */
   text(path: string): string | null {
-    return this.has(path) ? readFileSync(this.at(path), 'utf8') : null;
+    return this.has(path) ? readFileSync(this.real(path), 'utf8') : null;
   }
 
   /**
    * Where a file really is, links followed.
-   * @throws Error when a link leads out of the root: a link in an image means the image's files, not this host's
+   * @throws Conflict when a link leads out of the root: a link in an image means the image's files, not this host's
    */
   real(path: string): string {
-    if (!this.has(path)) return this.at(path);
-    const real = realpathSync(this.at(path));
+    const isThere = path === '/' || this.has(path);
+    const real = isThere ? realpathSync(this.at(path)) : join(this.real(dirname(path)), basename(path));
     const root = realpathSync(this.root);
-    if (root !== '/' && !real.startsWith(`${root}/`))
-      throw new Error(`${path} is a link that leads out of ${this.root}`);
+    if (root !== '/' && real !== root && !real.startsWith(`${root}/`))
+      throw new Conflict(`${path} is a link that leads out of ${this.root}`);
     return real;
   }
 }

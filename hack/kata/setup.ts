@@ -2,8 +2,8 @@
 import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { Conflict, install, type Outcome, uninstall } from './apply.ts';
-import { Host } from './paths.ts';
+import { describe, install, uninstall } from './apply.ts';
+import { Conflict, Host } from './paths.ts';
 import { planFor } from './plan.ts';
 
 const USAGE = `Usage: hack/kata/install   [--dry-run] [--root DIR]
@@ -40,7 +40,7 @@ function main(argv: string[]): number {
   const isInstall = positionals[0] === 'install';
   try {
     const outcome = isInstall ? install(host, planFor(host), dryRun) : uninstall(host, dryRun);
-    show(outcome, dryRun);
+    process.stdout.write(describe(outcome, dryRun));
     if (!dryRun && outcome.changes.length > 0) process.stdout.write(RESTART);
     return 0;
   } catch (error) {
@@ -59,13 +59,6 @@ function parse(argv: string[]) {
   const [what, ...rest] = args.positionals;
   if (rest.length > 0 || (what !== 'install' && what !== 'uninstall')) throw new Error('install or uninstall?');
   return args;
-}
-
-function show({ changes, notes }: Outcome, dryRun: boolean): void {
-  const would = dryRun ? 'would ' : '';
-  for (const change of changes) process.stdout.write(`${would}${change}\n`);
-  for (const note of notes) process.stdout.write(`note: ${note}\n`);
-  if (changes.length === 0) process.stdout.write('nothing to change\n');
 }
 
 process.exitCode = main(process.argv.slice(2));

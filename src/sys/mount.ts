@@ -18,6 +18,8 @@ export const MS = {
   NODIRATIME: 0x800,
   BIND: 0x1000,
   REC: 0x4000,
+  SLAVE: 0x8_0000,
+  SHARED: 0x10_0000,
   RELATIME: 0x20_0000,
   STRICTATIME: 0x100_0000,
 } as const;

@@ -17,6 +17,9 @@ import {
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
+import { install, describe as told, uninstall } from '../../hack/kata/apply.ts';
+import { Host } from '../../hack/kata/paths.ts';
+import { planFor } from '../../hack/kata/plan.ts';
 import { valueAt } from '../../hack/kata/toml-edit.ts';
 import { REPOSITORY } from '../daemon/nydusd.ts';
 
@@ -74,10 +77,11 @@ function run(what: 'install' | 'uninstall', ...args: string[]) {
   });
   return { status, stdout, stderr };
 }
-function good(what: 'install' | 'uninstall', ...args: string[]): string {
-  const { status, stdout, stderr } = run(what, ...args);
-  assert.deepEqual([status, stderr], [0, '']);
-  return stdout;
+/** The same without a process of its own. */
+function good(what: 'install' | 'uninstall', dryRun?: '--dry-run'): string {
+  const host = new Host(root);
+  const isDry = dryRun !== undefined;
+  return told(what === 'install' ? install(host, planFor(host), isDry) : uninstall(host, isDry), isDry);
 }
 
 beforeEach(() => {
@@ -103,11 +107,7 @@ describe('a host with everything', () => {
     const would = good('install', '--dry-run');
     assert.deepEqual(tree(), before, '--dry-run changed something');
     const done = good('install');
-    assert.equal(
-      would.replaceAll(/^would /gm, ''),
-      done.replace(/^now: .*\n/m, ''),
-      'the dry run said something else than was done',
-    );
+    assert.equal(would.replaceAll(/^would /gm, ''), done, 'the dry run said something else than was done');
     const installed = tree();
     assert.match(good('install'), /^nothing to change\n$/);
     assert.deepEqual(tree(), installed);
@@ -243,8 +243,28 @@ describe('what is not ours', () => {
     mkdirSync(at('/etc/containerd'), { recursive: true });
     symlinkSync('/etc/hostname', at('/etc/containerd/config.toml'));
     const { status, stderr } = run('install');
-    assert.deepEqual([status, /leads out of/.test(stderr)], [1, true], stderr);
+    assert.deepEqual([status, /^\S+ is a link that leads out of \S+\n$/.test(stderr)], [1, true], stderr);
   });
+  test('neither is a directory that is one', () => {
+    const outside = mkdtempSync(join(tmpdir(), 'kata-outside-'));
+    symlinkSync(outside, at('/opt'));
+    const { status, stderr } = run('install');
+    const written = readdirSync(outside);
+    rmSync(outside, { recursive: true });
+    assert.deepEqual([status, /^\S+ is a link that leads out of \S+\n$/.test(stderr), written], [1, true, []], stderr);
+  });
+});
+
+test('the commands do the same', () => {
+  fullHost();
+  const before = tree();
+  const would = run('install', '--dry-run');
+  assert.deepEqual([would.status, would.stderr, tree()], [0, '', before]);
+  const done = run('install');
+  assert.deepEqual([done.status, done.stderr], [0, '']);
+  assert.equal(would.stdout.replaceAll(/^would /gm, ''), done.stdout.replace(/^now: .*\n/m, ''));
+  assert.equal(run('uninstall').status, 0);
+  assert.deepEqual(tree(), before);
 });
 
 test('words that mean nothing end with 2 and the usage', () => {
