@@ -14,6 +14,8 @@ export interface Figures {
   row: string;
   load: string;
   slices: Partial<Record<SubjectName, Slice[]>>;
+  /** CPU of the host calls alone. */
+  floorUs: number[] | null;
 }
 
 const PEERS: readonly SubjectName[] = ['nydusd', 'virtiofsd'];
@@ -66,10 +68,11 @@ function cells(figures: Figures): string[] {
     figures.load,
     ratioText(figures),
     ...titles().map((name) => cell(figures.slices[name])),
+    figures.floorUs === null ? '–' : short(median(figures.floorUs)),
   ];
 }
 
-const HEADINGS = ['files', 'row', 'load', 'ours / better peer', ...titles()];
+const HEADINGS = ['files', 'row', 'load', 'ours / better peer', ...titles(), 'floor'];
 const WIDTHS = [6, 24, 10, 28, 24, 24, 24, 24, 24];
 
 export const report = {

@@ -61,7 +61,8 @@ export abstract class Workload {
   }
 
   protected expect(slot: number, good: boolean): void {
-    if (!good) throw new Error(`${this.name}: wrong reply in slot ${slot}, error ${this.client.errorOf(slot)}`);
+    if (!good && !this.client.trusting)
+      throw new Error(`${this.name}: wrong reply in slot ${slot}, error ${this.client.errorOf(slot)}`);
   }
 
   /** Writes `f` and six digits at byte `at` of guest memory. */
@@ -95,8 +96,10 @@ class Getattr extends Workload {
   }
 
   prepare(): void {
+    let dir = this.client.walk(this.root, dirOf(0, this.count));
     for (let i = 0; i < this.count; i++) {
-      const node = this.client.walk(this.root, pathOf(i, this.count));
+      if (i > 0 && i % LARGE_FILES_PER_DIR === 0) dir = this.client.walk(this.root, dirOf(i, this.count));
+      const node = this.client.walk(dir, fileName(i));
       this.low[i] = node.low;
       this.high[i] = node.high;
     }
@@ -121,9 +124,10 @@ class Getattr extends Workload {
   }
 }
 
-function pathOf(index: number, count: number): string {
-  if (count === HOT_FILES) return `hot/${fileName(index)}`;
-  return `large/d${String(Math.floor(index / LARGE_FILES_PER_DIR)).padStart(3, '0')}/${fileName(index)}`;
+/** Directory of object `index` in a set of `count`. */
+function dirOf(index: number, count: number): string {
+  if (count === HOT_FILES) return 'hot';
+  return `large/d${String(Math.floor(index / LARGE_FILES_PER_DIR)).padStart(3, '0')}`;
 }
 
 /** LOOKUP, and FORGET of what it found. */
@@ -143,8 +147,7 @@ class Lookup extends Workload {
 
   prepare(): void {
     for (let d = 0; d < this.dirs; d++) {
-      const path = this.count === HOT_FILES ? 'hot' : `large/d${String(d).padStart(3, '0')}`;
-      const node = this.client.walk(this.root, path);
+      const node = this.client.walk(this.root, dirOf(d * LARGE_FILES_PER_DIR, this.count));
       this.low[d] = node.low;
       this.high[d] = node.high;
     }
@@ -440,7 +443,7 @@ class CreateUnlink extends Workload {
       u32[args + 1] = S_IFREG;
       u32[args + 2] = 0o022;
       u32[args + 3] = 0;
-      this.putFileName(args * 4 + 16, slot);
+      this.putFileName(args * 4 + 16, client.number * SLOTS + slot);
       client.queue(slot, CREATE, OPS.CREATE.op, dir.low, dir.high, IN_HEADER_BYTES + 16 + NAME_BYTES);
     } else if (step === RELEASE) {
       u32[args] = made[slot * 4 + 2];
@@ -448,7 +451,7 @@ class CreateUnlink extends Workload {
       for (let i = 2; i < 6; i++) u32[args + i] = 0;
       client.queue(slot, RELEASE, OPS.RELEASE.op, made[slot * 4], made[slot * 4 + 1], IN_HEADER_BYTES + 24);
     } else {
-      this.putFileName(args * 4, slot);
+      this.putFileName(args * 4, client.number * SLOTS + slot);
       client.queue(slot, UNLINK, OPS.UNLINK.op, dir.low, dir.high, IN_HEADER_BYTES + NAME_BYTES);
     }
   }

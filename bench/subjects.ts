@@ -73,6 +73,7 @@ export async function startSubject(name: SubjectName, program: string, tree: Tre
     await until(() => existsSync(sock) && (!daemon || existsSync(api)), child);
     if (daemon) await mountBoth(api, dir, tree);
     const client = new BenchClient(sock);
+    client.trusting = name === 'null';
     const root = { low: 1, high: 0 };
     return {
       name,
@@ -112,7 +113,7 @@ function argvOf(name: SubjectName, sock: string, api: string, tree: Tree): strin
         'warn',
       ];
     case 'virtiofsd-c':
-      return ['-f', '--socket-path', sock, '-o', `source=${tree.share}`, '-o', 'sandbox=chroot', '-o', 'cache=auto'];
+      return ['-f', `--socket-path=${sock}`, '-o', `source=${tree.share}`, '-o', 'sandbox=chroot', '-o', 'cache=auto'];
     case 'null':
       return [join(REPOSITORY, 'dist', 'bench', 'null-device.cjs'), sock];
   }
@@ -129,7 +130,7 @@ async function until(good: () => boolean, child: ChildProcess): Promise<void> {
 
 /** The share at /share, the image at /image, in a cache of its own. */
 async function mountBoth(api: string, dir: string, tree: Tree): Promise<void> {
-  await until2(() => state(api));
+  await settled(() => state(api));
   const work = join(dir, 'cache');
   mkdirSync(work);
   const config = {
@@ -147,7 +148,7 @@ async function mountBoth(api: string, dir: string, tree: Tree): Promise<void> {
   await post(api, 'image', { fs_type: 'rafs', source: tree.bootstrap, config: JSON.stringify(config) });
 }
 
-async function until2(running: () => Promise<boolean>): Promise<void> {
+async function settled(running: () => Promise<boolean>): Promise<void> {
   const deadline = performance.now() + START_MS_MAX;
   while (!(await running())) {
     if (performance.now() > deadline) throw new Error('not RUNNING');

@@ -44,7 +44,11 @@ export interface Tree {
 export function makeTree(): Tree {
   const home = join(REPOSITORY, '.cache', 'bench');
   const tree = { share: join(home, 'share'), bootstrap: join(home, 'image.boot'), blobs: join(home, 'blobs') };
-  if (existsSync(join(home, 'complete'))) return tree;
+  if (existsSync(join(home, 'complete'))) {
+    rmSync(join(tree.share, 'tmp'), { recursive: true, force: true });
+    mkdirSync(join(tree.share, 'tmp'));
+    return tree;
+  }
   process.stderr.write('bench: making the files and the image, once\n');
   rmSync(home, { recursive: true, force: true });
   const image = join(home, 'image');

@@ -1,0 +1,131 @@
+/**
+ * The floor: a loop of a row's host calls alone, on the same files and offsets, into prefaulted pages. Started as
+ * `floor.cjs SHARE ROW MS SLICES`; prints the CPU microseconds per request of each slice as JSON.
+ */
+import { S } from '../src/fuse/flags.ts';
+import { close, preadv2, pwritev2 } from '../src/sys/io.ts';
+import { populateWrite } from '../src/sys/memory.ts';
+import { NativeMemory } from '../src/sys/native-memory.ts';
+import { AT, EMPTY_NAME, O, openat, openPath, unlinkat } from '../src/sys/path.ts';
+import { fstatfs, STATX_BYTES, STATX_MASK, statx } from '../src/sys/stat.ts';
+import { BIG_BYTES, fileName, HOT_FILES, WRITE_BYTES } from './tree.ts';
+import { ownCpuUs } from './usage.ts';
+
+const PAGE_BYTES = 4096;
+const PATH = 0o10000000;
+const [share = '', row = '', ms = '100', slices = '5'] = process.argv.slice(2);
+
+const stat = new NativeMemory(STATX_BYTES);
+const text = new NativeMemory(64 * 1024);
+let textAt = 0;
+/** Address of a C string that stays. */
+function name(value: string): number {
+  const at = text.putText(textAt, value);
+  textAt += value.length + 1;
+  return at;
+}
+
+function dir(path: string): number {
+  return openPath(`${share}/${path}`, O.RDONLY);
+}
+
+/** iovecs of single pages, from the last to the first, as the frontend's chains have them. */
+function pages(bytes: number): { at: number; count: number } {
+  const memory = new NativeMemory(bytes);
+  populateWrite(memory.address, bytes);
+  const count = bytes / PAGE_BYTES;
+  const iovecs = new NativeMemory(count * 16);
+  for (let i = 0; i < count; i++) {
+    const address = memory.address + (count - 1 - i) * PAGE_BYTES;
+    iovecs.view.setBigUint64(i * 16, BigInt(address), true);
+    iovecs.u32[i * 4 + 2] = PAGE_BYTES;
+  }
+  return { at: iovecs.address, count };
+}
+
+let seed = 0x1234567;
+function random(count: number): number {
+  seed = (Math.imul(seed, 1103515245) + 12345) & 0x3fffffff;
+  return (seed >>> 4) % count;
+}
+
+/** One request's calls; null for rows that have none. */
+function body(): (() => void) | null {
+  const [op, size = '0', unit] = row.split(' ');
+  const bytes = Number(size) * (unit === 'MiB' ? 2 ** 20 : 1024);
+  const sequential = row.endsWith('sequential');
+  let position = 0;
+  const names = Array.from({ length: HOT_FILES }, (_, i) => name(fileName(i)));
+  const statFd = (fd: number): number => statx(fd, EMPTY_NAME, AT.EMPTY_PATH, STATX_MASK.BASIC_STATS, stat.address);
+  if (row === 'GETATTR') {
+    const hot = dir('hot');
+    const fds = names.map((at) => openat(hot, at, PATH, 0));
+    return () => void statFd(fds[random(HOT_FILES)]);
+  }
+  if (row === 'LOOKUP+FORGET') {
+    const hot = dir('hot');
+    return () => {
+      const fd = openat(hot, names[random(HOT_FILES)], PATH | O.NOFOLLOW, 0);
+      statFd(fd);
+      close(fd);
+    };
+  }
+  if (row === 'LOOKUP absent') {
+    const hot = dir('hot');
+    const absent = name('f000777');
+    return () => void openat(hot, absent, PATH | O.NOFOLLOW, 0);
+  }
+  if (row === 'OPEN+RELEASE') {
+    const hot = dir('hot');
+    // Two requests: half of the pair each time would be another thing, so every second call does nothing.
+    let open = -1;
+    return () => {
+      if (open < 0) open = openat(hot, names[random(HOT_FILES)], O.RDONLY, 0);
+      else open = Math.min(close(open), 0) - 1;
+    };
+  }
+  if (op === 'READ') {
+    const fd = openPath(`${share}/big.bin`, O.RDONLY);
+    const { at, count } = pages(bytes);
+    const blocks = BIG_BYTES / bytes;
+    return () => void preadv2(fd, at, count, (sequential ? position++ % blocks : random(blocks)) * bytes, 0);
+  }
+  if (op === 'WRITE') {
+    const fd = openPath(`${share}/write.bin`, O.WRONLY);
+    const { at, count } = pages(bytes);
+    return () => void pwritev2(fd, at, count, random(WRITE_BYTES / bytes) * bytes, 0);
+  }
+  if (row === 'CREATE+UNLINK') {
+    const tmp = dir('tmp');
+    const made = name('floor');
+    let step = 0;
+    let fd = -1;
+    return () => {
+      if (step === 0) {
+        fd = openat(tmp, made, O.RDWR | O.CREAT | O.EXCL, S.IFREG | 0o644);
+        statFd(fd);
+      } else if (step === 1) close(fd);
+      else unlinkat(tmp, made, 0);
+      step = (step + 1) % 3;
+    };
+  }
+  if (row === 'STATFS') {
+    const root = dir('.');
+    return () => void fstatfs(root, stat.address);
+  }
+  return null;
+}
+
+const request = body();
+const results: number[] = [];
+for (let i = 0; request !== null && i <= Number(slices); i++) {
+  const from = ownCpuUs();
+  const until = performance.now() + Number(ms);
+  let done = 0;
+  while (performance.now() < until) {
+    for (let k = 0; k < 16; k++) request();
+    done += 16;
+  }
+  if (i > 0) results.push((ownCpuUs() - from) / done); // the first is warm-up
+}
+process.stdout.write(JSON.stringify(results));
