@@ -69,6 +69,18 @@ function members(backend: BackendConfig): object {
       };
     case 'http-proxy':
       return { addr: backend.addr, path: backend.path, ...http(backend) };
+    case 'oss':
+    case 's3':
+      return {
+        scheme: backend.scheme,
+        endpoint: backend.endpoint,
+        ...(backend.kind === 's3' ? { region: backend.region } : {}),
+        bucket_name: backend.bucket,
+        object_prefix: backend.objectPrefix,
+        access_key_id: '',
+        access_key_secret: '',
+        ...http(backend),
+      };
     default:
       return {};
   }

@@ -147,11 +147,9 @@ test('localfs: a blob that appears after a failure is found', async () => {
 });
 
 test('kinds to be built are named', async () => {
-  for (const kind of ['oss', 's3', 'localdisk']) {
-    const config = backendConfig(kind, {});
-    assert.throws(() => checkBackend(config), { code: 'UNSUPPORTED', message: new RegExp(kind) });
-    await assert.rejects(openBackend(config, SILENT), { code: 'UNSUPPORTED' });
-  }
+  const config = backendConfig('localdisk', {});
+  assert.throws(() => checkBackend(config), { code: 'UNSUPPORTED', message: /localdisk/ });
+  await assert.rejects(openBackend(config, SILENT), { code: 'UNSUPPORTED' });
   const proxied = { addr: 'http://127.0.0.1:1', proxy: { url: 'http://127.0.0.1:2', fallback: false } };
   assert.throws(() => checkBackend(backendConfig('http-proxy', proxied)), { code: 'UNSUPPORTED' });
 });

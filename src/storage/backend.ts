@@ -6,8 +6,9 @@
 import type { Logger } from '../common/log.ts';
 import { openHttpProxy } from './backends/http-proxy.ts';
 import { openLocalfs } from './backends/localfs.ts';
+import { openObjectStore } from './backends/object-store.ts';
 import { openRegistry } from './backends/registry.ts';
-import type { BackendConfig, BackendKind, HttpConfig } from './config.ts';
+import type { BackendConfig, BackendKind, HttpConfig, ObjectStoreConfig } from './config.ts';
 import { storageError } from './errors.ts';
 import { BODY_TIMEOUT_MS, type HttpClient, openHttpClient } from './http.ts';
 
@@ -25,15 +26,17 @@ export interface Backend {
   close(): void;
 }
 
+type ConfigOf<K extends BackendKind> = K extends 'oss' | 's3' ? ObjectStoreConfig : Extract<BackendConfig, { kind: K }>;
+
 type Open<C extends BackendConfig> = (config: C, log: Logger) => Promise<Backend>;
 
-const OPENERS: { [K in BackendKind]: Open<Extract<BackendConfig, { kind: K }>> } = {
+const OPENERS: { [K in BackendKind]: Open<ConfigOf<K>> } = {
   localfs: async (config) => openLocalfs(config),
   registry: async (config, log) => openRegistry(config, await httpClient(config, null, log), log),
   'http-proxy': async (config, log) =>
     openHttpProxy(config, await httpClient(config, config.addr.startsWith('/') ? config.addr : null, log)),
-  oss: slot('oss'),
-  s3: slot('s3'),
+  oss: async (config, log) => openObjectStore(config, await httpClient(config, null, log)),
+  s3: async (config, log) => openObjectStore(config, await httpClient(config, null, log)),
   localdisk: slot('localdisk'),
 };
 
@@ -45,7 +48,7 @@ export function openBackend(config: BackendConfig, log: Logger): Promise<Backend
 
 /** @throws UNSUPPORTED at mount time for what would fail at the first read. */
 export function checkBackend(config: BackendConfig): void {
-  if (config.kind === 'oss' || config.kind === 's3' || config.kind === 'localdisk') throw slotError(config.kind);
+  if (config.kind === 'localdisk') throw slotError(config.kind);
   if ('proxy' in config && config.proxy !== null && !config.proxy.fallback) {
     throw storageError('UNSUPPORTED', {
       what: 'a backend proxy without fallback',
@@ -61,7 +64,10 @@ function slot(kind: string): () => Promise<Backend> {
 }
 
 function slotError(kind: string) {
-  return storageError('UNSUPPORTED', { what: `backend ${kind}`, instead: 'use registry, http-proxy or localfs' });
+  return storageError('UNSUPPORTED', {
+    what: `backend ${kind}`,
+    instead: 'use registry, s3, oss, http-proxy or localfs',
+  });
 }
 
 async function httpClient(config: HttpConfig, socketPath: string | null, log: Logger): Promise<HttpClient> {

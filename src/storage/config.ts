@@ -50,12 +50,27 @@ export interface HttpProxyConfig extends HttpConfig {
   path: string;
 }
 
-/** Kinds with a name and no code yet: opening one is an error that says so. */
-export interface SlotConfig {
-  kind: 'oss' | 's3' | 'localdisk';
+export interface ObjectStoreConfig extends HttpConfig {
+  kind: 'oss' | 's3';
+  scheme: 'http' | 'https';
+  /** Host with optional port. */
+  endpoint: string;
+  bucket: string;
+  /** Put before blob ids as it is, slashes included. */
+  objectPrefix: string;
+  /** Empty for unsigned requests. */
+  accessKeyId: string;
+  accessKeySecret: Secret;
+  /** S3 only. */
+  region: string;
 }
 
-export type BackendConfig = LocalfsConfig | RegistryConfig | HttpProxyConfig | SlotConfig;
+/** A kind with a name and no code yet: opening one is an error that says so. */
+export interface SlotConfig {
+  kind: 'localdisk';
+}
+
+export type BackendConfig = LocalfsConfig | RegistryConfig | HttpProxyConfig | ObjectStoreConfig | SlotConfig;
 
 export interface CacheConfig {
   workDir: string;
@@ -200,8 +215,8 @@ const BACKENDS: Record<BackendKind, (config: Members) => BackendConfig> = {
   localfs: parseLocalfs,
   registry: parseRegistry,
   'http-proxy': parseHttpProxy,
-  oss: () => ({ kind: 'oss' }),
-  s3: () => ({ kind: 's3' }),
+  oss: (config) => parseObjectStore(config, 'oss'),
+  s3: (config) => parseObjectStore(config, 's3'),
   localdisk: () => ({ kind: 'localdisk' }),
 };
 
@@ -238,6 +253,31 @@ function parseRegistry(config: Members): RegistryConfig {
     registryToken: new Secret(config.secret('registry_token')),
     blobUrlScheme: config.text('blob_url_scheme', ''),
     blobRedirectedHost: config.text('blob_redirected_host', ''),
+    ...parseHttp(config),
+  };
+}
+
+const S3_ENDPOINT = 's3.amazonaws.com';
+
+function parseObjectStore(config: Members, kind: 'oss' | 's3'): ObjectStoreConfig {
+  if (kind === 's3' && !config.has('endpoint')) throw config.wrong('endpoint', 'is required, possibly empty');
+  const endpoint = (kind === 's3' ? config.text('endpoint', '') : config.required('endpoint')) || S3_ENDPOINT;
+  if (!/^[A-Za-z0-9.\-[\]:]+$/.test(endpoint)) throw config.wrong('endpoint', 'not a host name with optional port');
+  const bucket = config.required('bucket_name');
+  if (!/^[A-Za-z0-9._-]+$/.test(bucket)) throw config.wrong('bucket_name', 'not a bucket name');
+  const objectPrefix = config.text('object_prefix', '');
+  if (objectPrefix.split('/').some((part) => part === '.' || part === '..')) {
+    throw config.wrong('object_prefix', 'must not contain . or .. as a part');
+  }
+  return {
+    kind,
+    scheme: config.text('scheme', 'https') === 'http' ? 'http' : 'https',
+    endpoint,
+    bucket,
+    objectPrefix,
+    accessKeyId: config.text('access_key_id', ''),
+    accessKeySecret: new Secret(config.secret('access_key_secret')),
+    region: kind === 's3' ? config.required('region') : '',
     ...parseHttp(config),
   };
 }
