@@ -12,6 +12,7 @@ import type { StoreStats } from '../storage/stats.ts';
 import type { BlobStore } from '../storage/store.ts';
 import type { WantedChunk } from '../storage/types.ts';
 import { daemonError } from './errors.ts';
+import { SIZE_BUCKETS } from './metrics-shape.ts';
 import type { Images, OpenedImage } from './mounts.ts';
 import { trimProgramText } from './trim.ts';
 
@@ -144,19 +145,22 @@ export class LazyImages implements Images {
     return this.store?.stats ?? null;
   }
 
-  /** `GET /api/v1/metrics/backend`. Requests are counted per store, not yet per backend. */
+  /** `GET /api/v1/metrics/backend`: of the image's backend, which images of the same configuration share. */
   backendMetrics(image: OpenedImage): object {
-    const stats = this.store?.stats;
-    const zeros = () => new Array<number>(8).fill(0);
+    const parts = this.parts.get(image);
+    const [handle] = parts?.handles ?? [];
+    const reads = handle === undefined ? undefined : this.store?.backendReads(handle);
+    const buckets = (values: Float64Array | undefined) =>
+      Array.from(values ?? new Float64Array(SIZE_BUCKETS.length), Math.round);
     return {
-      backend_type: this.parts.get(image)?.config.backend.kind ?? '',
-      read_count: stats?.requests ?? 0,
-      read_errors: stats?.failedRequests ?? 0,
-      read_amount_total: stats?.fetchedBytes ?? 0,
-      read_cumulative_latency_millis_total: 0,
-      read_cumulative_latency_millis_dist: zeros(),
-      read_count_block_size_dist: zeros(),
-      read_latency_sizes_dist: Array.from({ length: 8 }, zeros),
+      backend_type: parts?.config.backend.kind ?? '',
+      read_count: reads?.count ?? 0,
+      read_errors: reads?.errors ?? 0,
+      read_amount_total: reads?.bytes ?? 0,
+      read_cumulative_latency_millis_total: Math.round(reads?.latencyMs ?? 0),
+      read_cumulative_latency_millis_dist: buckets(reads?.latencyMsBySize),
+      read_count_block_size_dist: buckets(reads?.countBySize),
+      read_latency_sizes_dist: SIZE_BUCKETS.map((_, size) => buckets(reads?.countBySizeAndLatency[size])),
     };
   }
 

@@ -27,7 +27,7 @@ import { Gate } from './gate.ts';
 import { PrivateFiles } from './private-files.ts';
 import { DEMAND_POLICY, type RetryPolicy, withRetry } from './retry.ts';
 import { Secret } from './secret.ts';
-import { newStats, type StoreStats } from './stats.ts';
+import { BackendReads, newStats, type StoreStats } from './stats.ts';
 import type { BlobHandle, BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
 
 /** Requests to one backend at a time: below the connections of `http.ts`, so that none waits for a socket. */
@@ -45,6 +45,7 @@ interface SharedBackend {
   config: BackendConfig;
   opening: Promise<Backend> | null;
   gate: Gate;
+  reads: BackendReads;
   users: number;
 }
 
@@ -117,6 +118,11 @@ export class BlobStore {
     void closing.finally(() => this.closing.delete(closing));
   }
 
+  /** What the backend of an open blob was asked so far; undefined when it is closed. Blobs of one backend share it. */
+  backendReads(handle: number): Readonly<BackendReads> | undefined {
+    return this.opened.get(handle)?.shared.backend.reads;
+  }
+
   /** Files of open blobs in the cache, for the `underlying_files` metric. */
   underlyingFiles(): string[] {
     return [...this.blobs.values()].map(({ blob }) => blob.files.dataPath);
@@ -159,7 +165,7 @@ export class BlobStore {
     const key = keyOf(config);
     let shared = this.backends.get(key);
     if (shared === undefined) {
-      shared = { key, config, opening: null, gate: new Gate(REQUESTS_MAX), users: 0 };
+      shared = { key, config, opening: null, gate: new Gate(REQUESTS_MAX), reads: new BackendReads(), users: 0 };
       this.backends.set(key, shared);
     }
     shared.users++;
@@ -184,18 +190,22 @@ export class BlobStore {
   }
 
   private reader(blobId: string, shared: SharedBackend): ReadRange {
+    const policy = policyOf(this.policy, shared.config);
     return async (offset, bytes, signal) => {
       const backend = await this.backendOf(shared);
       const what = `${bytes} bytes at ${offset} of blob ${blobId} from ${backend.where}`;
-      return withRetry(this.policy, what, signal, (attemptSignal) =>
+      return withRetry(policy, what, signal, (attemptSignal) =>
         shared.gate.run(attemptSignal, async () => {
           this.stats.requests++;
+          const startedAt = performance.now();
           try {
             const got = await backend.read(blobId, offset, bytes, attemptSignal);
             this.stats.fetchedBytes += got.length;
+            shared.reads.succeeded(got.length, performance.now() - startedAt);
             return got;
           } catch (error) {
             this.stats.failedRequests++;
+            shared.reads.failed();
             if (!attemptSignal.aborted) this.log.debug(`blob ${blobId}: ${explain(error)}`);
             throw error;
           }
@@ -203,6 +213,15 @@ export class BlobStore {
       );
     };
   }
+}
+
+/**
+ * `retry_limit` can only ask for more tries: snapshotters write 0 or 1 there, and the reference makes its own four all
+ * the same. The deadline bounds them.
+ */
+function policyOf(policy: RetryPolicy, config: BackendConfig): RetryPolicy {
+  const wanted = 'retryLimit' in config ? config.retryLimit + 1 : 0;
+  return wanted > policy.attempts ? { ...policy, attempts: wanted } : policy;
 }
 
 /** Kinds of blobs whose reading is still to be built, each by its name. */

@@ -125,6 +125,30 @@ describe('a backend that fails is EIO for that read, one line, and forgotten', (
   }
 });
 
+test('metrics of the backend: every read with its size and latency', async () => {
+  const { daemon, client, end } = await rig(true);
+  const read = async () =>
+    JSON.parse((await daemon.get('/api/v1/metrics/backend?id=/i')).text) as {
+      backend_type: string;
+      read_count: number;
+      read_errors: number;
+      read_amount_total: number;
+      read_count_block_size_dist: number[];
+      read_latency_sizes_dist: number[][];
+    };
+  const sum = (values: number[]): number => values.reduce((a, b) => a + b, 0);
+  try {
+    assertContent(client, FILE);
+    const good = await read();
+    assert.deepEqual([good.backend_type, good.read_errors], ['registry', 0]);
+    assert.ok(good.read_count > 0 && good.read_amount_total > 0, JSON.stringify(good));
+    assert.equal(sum(good.read_count_block_size_dist), good.read_count);
+    assert.equal(sum(good.read_latency_sizes_dist.map(sum)), good.read_count);
+  } finally {
+    end();
+  }
+});
+
 describe('a dead registry', () => {
   test('stops nobody else: attributes, API, umount and SIGTERM with 32 reads parked', async () => {
     await server.mode('ok');
