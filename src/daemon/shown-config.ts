@@ -92,7 +92,7 @@ function http(config: HttpConfig): object {
     ca_cert_files: config.caCertFiles,
     timeout: config.timeoutMs / 1000,
     connect_timeout: config.connectTimeoutMs / 1000,
-    retry_limit: 0,
+    retry_limit: config.retryLimit,
     proxy: {
       url: config.proxy?.url ?? '',
       ping_url: '',

@@ -75,6 +75,7 @@ test('what Kata hands over', () => {
     caCertFiles: [],
     timeoutMs: 7000,
     connectTimeoutMs: 0,
+    retryLimit: 2,
     proxy: null,
   });
 });
@@ -102,6 +103,7 @@ const WRONG: { path: string; value: unknown; reason: RegExp }[] = [
   { path: 'device.backend.config.timeout', value: -1, reason: /whole number/ },
   { path: 'device.backend.config.skip_verify', value: 'yes', reason: /boolean/ },
   { path: 'device.backend.config.ca_cert_files', value: [1], reason: /strings/ },
+  { path: 'device.backend.config.retry_limit', value: 256, reason: /whole number/ },
   { path: 'device.cache.type', value: 'fscache', reason: /blobcache/ },
   { path: 'device.cache.type', value: 'ramdisk', reason: /"blobcache"/ },
   { path: 'device.cache.compressed', value: true, reason: /compressed/ },
@@ -226,6 +228,7 @@ prefetch_all = true
       caCertFiles: [],
       timeoutMs: 5000,
       connectTimeoutMs: 5000,
+      retryLimit: 0,
       proxy: null,
     });
     assert.deepEqual(config.cache, { workDir: '/var/cache/nydus' });

@@ -51,6 +51,33 @@ describe('a real registry', { skip: registryMissing() ?? false }, () => {
   }
 });
 
+test('retry_limit asks for more tries than our own', async () => {
+  const server = await startBlobServer(new Map([[INFO.id, blobBytes(INFO.id)]]));
+  const policy = { ...DEMAND_POLICY, delayMs: 1, delayMaxMs: 1 };
+  const outcome = async (retryLimit: number) => {
+    let refusals = 6;
+    server.onRequest = (send, response) => (refusals-- > 0 ? response.writeHead(503).end() : send());
+    const backend = { type: 'http-proxy', config: { addr: server.url, path: 'x', retry_limit: retryLimit } };
+    const cache = { type: 'blobcache', config: { work_dir: freshDir() } };
+    const store = new BlobStore(SILENT, policy);
+    const config = parseConfig(JSON.stringify({ device: { backend, cache }, mode: 'direct' }));
+    const handle = store.openBlob(INFO, chunkDigests(NAME, 0), config);
+    const reading = store.fetch(handle.handle, wantAll([CHUNKS[0]]));
+    const code = await reading.then(
+      () => 'read',
+      (error: { code: string }) => error.code,
+    );
+    await store.close();
+    return code;
+  };
+  try {
+    assert.equal(await outcome(0), 'HTTP_BUSY');
+    assert.equal(await outcome(8), 'read');
+  } finally {
+    server.close();
+  }
+});
+
 test('32 reads on a registry that swallows requests all fail within the deadline', async () => {
   const server = await startBlobServer(new Map([[INFO.id, blobBytes(INFO.id)]]));
   const store = new BlobStore(SILENT, { ...DEMAND_POLICY, deadlineMs: 1500 });
