@@ -84,6 +84,7 @@ export class Blob {
    */
   async fetch(wanted: readonly WantedChunk[], digests: ChunkDigests): Promise<void> {
     this.throwIfClosed();
+    this.files.renewIfCut();
     const absent = wanted.filter(({ chunkIndex }) => {
       if (!(chunkIndex >= 0 && chunkIndex < this.info.chunkCount)) throw this.wrong(chunkIndex, 'is not in the blob');
       return !this.isReady(chunkIndex);

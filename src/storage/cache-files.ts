@@ -10,7 +10,17 @@
  * ready, and every fetch tries to attach the files again; dup3 puts the real file below the number the device thread
  * already has. Wrong files are unlinked and never truncated, since others may have them mapped.
  */
-import { closeSync, constants, fstatSync, ftruncateSync, linkSync, mkdirSync, openSync, unlinkSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  ftruncateSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  statSync,
+  unlinkSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { AppError } from '../common/app-error.ts';
 import { errnoName } from '../sys/errno.ts';
@@ -30,7 +40,7 @@ const OPEN_LOCK_PAUSE_MS = 1;
 export type CacheState = 'writable' | 'read-only' | 'none';
 
 export class CacheFiles {
-  /** Never changes its number; what it names may change once, from /dev/null or a read-only file to the real one. */
+  /** Never changes its number; what it names may change: /dev/null or a read-only file for the real one, a cut file for a new one. */
   readonly dataFd: number;
   readonly ready: SharedArrayBuffer;
   readonly metaPath: string;
@@ -70,6 +80,28 @@ export class CacheFiles {
     } catch (error) {
       if (this.state === 'none') this.openReadOnly();
       throw cacheError(this.dataPath, error);
+    }
+  }
+
+  /**
+   * A data file that somebody cut is given up: what its bits promise is gone, and the next write would make zeros of it.
+   * No chunk is ready then, and `attach` makes the files anew. Cheap enough for every fetch.
+   */
+  renewIfCut(): void {
+    if (this.state === 'none' || fstatSync(this.dataFd).size === this.uncompressedSize) return;
+    const bits = new Uint8Array(this.ready);
+    for (let byte = 0; byte < bits.length; byte++) Atomics.store(bits, byte, 0);
+    this.map.close();
+    this.map = new ChunkMap(-1, false, this.ready, this.chunkCount);
+    this.state = 'none';
+    // A cut to length 0 looks like a file just made, whose map is no other's: this one's is stale.
+    try {
+      if (statSync(this.dataPath).ino === fstatSync(this.dataFd).ino) {
+        unlinkIfThere(this.mapPath);
+        unlinkIfThere(this.dataPath);
+      }
+    } catch {
+      // Not there or not to be removed: `attach` says what is wrong.
     }
   }
 

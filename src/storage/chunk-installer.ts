@@ -15,6 +15,9 @@ import type { StoreStats } from './stats.ts';
 
 const writeAt = promisify(write);
 
+/** Bytes that are wrong this often are wrong at their source; a cache or a line on the way spoils one or two. */
+const TRIES_MAX = 4;
+
 /** Where chunks end up: `CacheFiles`, or files of one mount alone. */
 export interface ChunkSink {
   readonly dataFd: number;
@@ -34,24 +37,25 @@ export class ChunkInstaller {
   ) {}
 
   /**
-   * Settles every chunk of the unit. Bytes that do not decode or verify are fetched once more.
+   * Settles every chunk of the unit. Bytes that do not decode or verify are fetched again, `TRIES_MAX` times altogether.
    * @param again fetches the unit's stored bytes anew
    * @throws what ends the whole range: the blob was closed, the cache cannot be written, the second fetch failed
    */
   async install(chunks: PlannedChunk[], stored: Buffer, again: () => Promise<Buffer>): Promise<void> {
-    const failed = await this.attempt(chunks, stored);
-    const bad = failed.filter(({ error }) => isBad(error));
-    for (const { chunk, error } of failed) {
-      if (!isBad(error)) this.pending.settle(chunk.index, error);
+    let left = chunks;
+    let bytes = stored;
+    for (let tries = 1; left.length > 0; tries++) {
+      const failed = await this.attempt(left, bytes);
+      const isLast = tries === TRIES_MAX;
+      for (const { chunk, error } of failed) if (isLast || !isBad(error)) this.pending.settle(chunk.index, error);
+      const bad = failed.filter(({ error }) => isBad(error));
+      if (bad.length === 0) return;
+      this.stats.badChunks += bad.length;
+      if (isLast) return;
+      this.log.warn(`blob ${this.blob.info.id}: ${explain(bad[0].error)}; fetching it once more`);
+      left = bad.map(({ chunk }) => chunk);
+      bytes = await again();
     }
-    if (bad.length === 0) return;
-    this.stats.badChunks += bad.length;
-    this.log.warn(`blob ${this.blob.info.id}: ${explain(bad[0].error)}; fetching it once more`);
-    const second = await this.attempt(
-      bad.map(({ chunk }) => chunk),
-      await again(),
-    );
-    for (const { chunk, error } of second) this.pending.settle(chunk.index, error);
   }
 
   /** Installs what is right; the rest with its errors. */
@@ -86,12 +90,14 @@ export class ChunkInstaller {
   private async write(chunk: PlannedChunk, bytes: Buffer): Promise<void> {
     this.throwIfClosed();
     const { sink } = this;
+    // The map of the file that is written to: files that are made anew meanwhile have another.
+    const { map } = sink;
     try {
       for (let done = 0; done < bytes.length; ) {
         const at = chunk.info.uncompressedOffset + done;
         done += (await writeAt(sink.dataFd, bytes, done, bytes.length - done, at)).bytesWritten;
       }
-      await sink.map.markReady(chunk.index);
+      await map.markReady(chunk.index);
     } catch (error) {
       throw cacheError(sink.dataPath, error);
     }

@@ -22,6 +22,7 @@ interface Facts {
   HTTP_AUTH: { target: string; status: number; why: string };
   HTTP_BODY: { target: string; rule: string };
   BLOB_NOT_FOUND: { blobId: string; where: string };
+  HTTP_NOT_FOUND: { blobId: string; where: string };
   BLOB_SHORT: { blobId: string; where: string; offset: number; wantedBytes: number; gotBytes: number };
   BLOB_READ: { blobId: string; where: string; errno: string };
   DEADLINE: { what: string; deadlineMs: number; attempts: number };
@@ -57,6 +58,8 @@ export const storageError = defineErrors<Facts>({
   HTTP_AUTH: { retryable: false, say: (f) => `${f.target} refused access with status ${f.status}: ${f.why}` },
   HTTP_BODY: { retryable: true, say: (f) => `${f.target} answered a wrong body: ${f.rule}` },
   BLOB_NOT_FOUND: { retryable: false, say: (f) => `blob ${f.blobId} does not exist at ${f.where}` },
+  // Registries behind a balancer lag behind each other: one says 404, the next one has it.
+  HTTP_NOT_FOUND: { retryable: true, say: (f) => `blob ${f.blobId} does not exist at ${f.where}` },
   BLOB_SHORT: {
     retryable: true,
     say: (f) =>

@@ -9,7 +9,8 @@ export function checkStatus(blobId: string, url: URL, answer: HttpAnswer): void 
   if (status >= 200 && status < 400) return;
   discard(answer);
   const target = targetOf(url);
-  if (status === 404 || status === 410) throw storageError('BLOB_NOT_FOUND', { blobId, where: target });
+  if (status === 404) throw storageError('HTTP_NOT_FOUND', { blobId, where: target });
+  if (status === 410) throw storageError('BLOB_NOT_FOUND', { blobId, where: target });
   if (status === 401 || status === 403) {
     throw storageError('HTTP_AUTH', { target, status, why: 'check the credentials in the configuration' });
   }

@@ -60,7 +60,8 @@ interface Fault {
 }
 
 const FAULTS: Fault[] = [
-  { id: '404', answer: (r) => r.writeHead(404).end('no'), code: 'BLOB_NOT_FOUND', retryable: false },
+  { id: '404', answer: (r) => r.writeHead(404).end('no'), code: 'HTTP_NOT_FOUND', retryable: true },
+  { id: '410', answer: (r) => r.writeHead(410).end('gone'), code: 'BLOB_NOT_FOUND', retryable: false },
   { id: '400', answer: (r) => r.writeHead(400).end('no'), code: 'HTTP_STATUS', retryable: false },
   { id: '403', answer: (r) => r.writeHead(403).end('no'), code: 'HTTP_AUTH', retryable: false },
   { id: '416', answer: (r) => r.writeHead(416).end('no'), code: 'HTTP_STATUS', retryable: false },

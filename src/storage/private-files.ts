@@ -51,6 +51,9 @@ export class PrivateFiles {
     }
   }
 
+  /** Nobody else can reach the file, so nobody can have cut it. */
+  renewIfCut(): void {}
+
   close(): void {
     closeSync(this.dataFd);
   }

@@ -40,6 +40,20 @@ function newStore(log: Logger = SILENT): BlobStore {
   return store;
 }
 
+test('a data file cut under an open blob: what was ready is fetched again, never zeros', async () => {
+  const workDir = freshDir();
+  const store = newStore();
+  const handle = store.openBlob(INFO, DIGESTS, localConfig(workDir, undefined, EXACT));
+  await store.fetch(handle.handle, wantAll(CHUNKS.slice(0, 8)));
+  for (const bytes of [0, 4096]) {
+    truncateSync(join(workDir, `${INFO.id}.blob.data`), bytes);
+    await store.fetch(handle.handle, wantAll(CHUNKS.slice(8, 12)));
+    assert.equal(fstatSync(handle.dataFd).size, INFO.uncompressedSize);
+    await store.fetch(handle.handle, wantAll(CHUNKS.slice(0, 12)));
+    for (const chunk of CHUNKS.slice(0, 12)) assertCached(handle, chunk);
+  }
+});
+
 describe('cache files of others', () => {
   /** Fills a cache, lets `damage` loose on its files, and counts the requests a second store makes for all chunks. */
   async function afterDamage(damage: (data: string, map: string) => void): Promise<number> {
