@@ -3,9 +3,10 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { makeImage } from './image.ts';
 import { REPOSITORY } from './paths.ts';
 import type { Runtime } from './requests.ts';
-import { makeImage, Sandbox } from './sandbox.ts';
+import { Sandbox } from './sandbox.ts';
 
 const USAGE = `Usage: hack/kata/replay [--runtime go|rs] [--bin DIR]
 

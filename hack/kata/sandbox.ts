@@ -8,12 +8,13 @@
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errno, errnoText } from '../../src/sys/errno.ts';
 import { MNT_DETACH, MS, mount, umount } from '../../src/sys/mount.ts';
 import { FuseClient } from '../../src/virtiofs/testing/fuse-client.ts';
+import type { Image } from './image.ts';
 import { type Answer, KataClient, type Runtime } from './requests.ts';
 
 /** The Go shim kills after this; so long runtime-rs waits for RUNNING. */
@@ -21,14 +22,6 @@ const STOP_MS_MAX = 5000;
 const READY_MS_MAX = 10_000;
 /** Attempts of the Go runtime are 20 ms · 2ⁿ apart; shorter pauses ask more often. */
 const READY_PAUSE_MS = 20;
-
-export interface Image {
-  bootstrap: string;
-  blobs: string;
-  /** A file of it, and what it holds. */
-  file: string;
-  content: Buffer;
-}
 
 export interface SandboxOptions {
   runtime: Runtime;
@@ -288,25 +281,4 @@ const rafsPoint = (cid: string): string => `/rafs/${cid}/lowerdir`;
 
 function demand(result: number, what: string): void {
   assert.ok(result >= 0, `${what}: ${errnoText(result)}`);
-}
-
-/** A small image with the builder of this repository, so that a replay needs nothing else. */
-export async function makeImage(builder: string, dir: string, name: string): Promise<Image> {
-  const source = join(dir, `${name}-source`);
-  const blobs = join(dir, `${name}-blobs`);
-  const bootstrap = join(dir, `${name}.boot`);
-  const content = Buffer.from(`content of ${name}\n`.repeat(500));
-  mkdirSync(join(source, 'etc'), { recursive: true });
-  mkdirSync(blobs);
-  writeFileSync(join(source, 'etc', 'file'), content);
-  const child = spawn(
-    builder,
-    ['create', '--log-level', 'warn', '--bootstrap', bootstrap, '--blob-dir', blobs, source],
-    {
-      stdio: ['ignore', 'ignore', 'inherit'],
-    },
-  );
-  const code = await new Promise((resolve) => child.on('close', resolve));
-  assert.equal(code, 0, `${builder} failed`);
-  return { bootstrap, blobs, file: 'etc/file', content };
 }
