@@ -9,7 +9,6 @@ import { storageError } from './errors.ts';
 import type { BlobInfo } from './types.ts';
 
 export {
-  decodeTarHeader,
   decodeToc,
   encodeTarHeader,
   encodeToc,
@@ -51,7 +50,6 @@ export const FEATURES_INCOMPATIBLE_MASK = 0xf000;
 /** Chunks start on multiples of this in the uncompressed blob. */
 export const BLOCK_BYTES = 4096;
 export const CHUNKS_PER_BLOB_MAX = 1 << 24;
-export const CHUNK_BYTES_MIN = 0x1000;
 export const CHUNK_BYTES_MAX = 0x100_0000;
 export const UNCOMPRESSED_BLOB_BYTES_MAX = 2 ** 44;
 export const COMPRESSED_BLOB_BYTES_MAX = 2 ** 40;

@@ -8,11 +8,10 @@ import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { codeOf } from '../common/app-error.ts';
-import { Contexts, type ContextTable, checkMember, ciBytesMax, contextTable } from './blob-contexts.ts';
+import { Contexts, type ContextTable, checkMember } from './blob-contexts.ts';
 import {
   align4096,
   CCT_HEADER_BYTES,
-  type CctHeader,
   CHUNK_FLAG,
   type ChunkInfo,
   chunkDataBytes,
@@ -21,12 +20,10 @@ import {
   decodeChunkInfo,
   FEATURE,
   hasChunkTable,
-  readU64,
 } from './blob-layout.ts';
+import { checkHeader, checkMetaDigest, decodeTable, refusal } from './blob-meta-rules.ts';
 import { cacheError, openIfThere, temporaryName } from './cache-files.ts';
 import { cipherOf } from './cipher.ts';
-import { CODECS, compressorOf } from './codecs.ts';
-import { DIGESTS } from './digests.ts';
 import { storageError } from './errors.ts';
 import type { BlobInfo } from './types.ts';
 
@@ -38,16 +35,9 @@ const PAGES_MAX = 64;
 const VALIDATE_ENTRIES_PER_TURN = 16_384;
 /** Contexts are read one by one, 2 µs each. */
 const VALIDATE_CONTEXTS_PER_TURN = 2048;
-/** Of the `extra` bytes of a SEPARATE blob's entry (rafs-format 2.5). */
-const META_BLOB = { digest: 0, size: 32 } as const;
 
 /** Reads `bytes` at `offset` of the blob with the caller's retry policy. */
 export type ReadBlob = (offset: number, bytes: number) => Promise<Buffer>;
-
-/**
- * Largest table: 16 million plain entries take 384 MiB; the dictionaries of a zran blob, 32 KiB each, end here too.
- */
-const TABLE_BYTES_MAX = 384 << 20;
 
 export class BlobMeta {
   /** Null for a blob whose chunks are all stored alone. */
@@ -250,37 +240,6 @@ async function closedUnless(meta: BlobMeta, works: () => Promise<void>): Promise
   }
 }
 
-/** Item 28: the header must say what the image's blob entry says. The contexts it announces, or the broken rule. */
-function checkHeader(info: BlobInfo, header: CctHeader | null): ContextTable | null | string {
-  if (header === null) return 'header without its magic';
-  if (header.chunkCount !== info.chunkCount)
-    return `header counts ${header.chunkCount} chunks, image ${info.chunkCount}`;
-  if (header.ciCompressor !== info.ciCompressor) return `header names compressor ${header.ciCompressor}`;
-  if (header.ciOffset !== info.ciOffset) return `header names offset ${header.ciOffset}, image ${info.ciOffset}`;
-  if (header.ciCompressedSize !== info.ciCompressedSize) return `header names ${header.ciCompressedSize} stored bytes`;
-  if (header.ciUncompressedSize !== info.ciUncompressedSize) return `header names ${header.ciUncompressedSize} bytes`;
-  const infos = info.chunkCount * chunkInfoBytes(info.features);
-  const most = Math.min(TABLE_BYTES_MAX, ciBytesMax(info, chunkInfoBytes(info.features)));
-  if (info.ciUncompressedSize < infos || info.ciUncompressedSize > most) return 'table size does not fit count';
-  return contextTable(info, header);
-}
-
-/** A meta blob that holds nothing but the table is vouched for by the image (rafs-format 2.5). */
-function checkMetaDigest(info: BlobInfo, bytes: Buffer): void {
-  if (!(info.features & FEATURE.SEPARATE) || info.ciOffset !== 0) return;
-  const digest = info.extra.subarray(META_BLOB.digest, META_BLOB.size);
-  const metaBytes = readU64(Buffer.from(info.extra), META_BLOB.size);
-  if (metaBytes !== bytes.length || digest.every((byte) => byte === 0)) return;
-  if (!DIGESTS.sha256.digest(bytes).equals(digest)) throw refusal(info, 'the meta blob has another digest');
-}
-
-/** Item 29: decoded with the declared size as a hard cap. */
-async function decodeTable(info: BlobInfo, stored: Buffer): Promise<Buffer> {
-  const compressor = compressorOf(info.ciCompressor);
-  if (compressor === null) throw refusal(info, `unknown table compressor ${info.ciCompressor}`);
-  return CODECS[compressor].decompressAsync(stored, info.ciUncompressedSize);
-}
-
 /** Writes the cache form next to its place; the name it has until it is moved there. */
 async function store(path: string, table: Buffer, header: Buffer): Promise<string> {
   const temporary = temporaryName(path);
@@ -315,8 +274,4 @@ async function writeAll(file: FileHandle, bytes: Buffer, at: number): Promise<vo
     const { bytesWritten } = await file.write(bytes, done, bytes.length - done, at + done);
     done += bytesWritten;
   }
-}
-
-function refusal(info: BlobInfo, rule: string) {
-  return storageError('BLOB_META', { blobId: info.id, rule });
 }

@@ -23,6 +23,8 @@ export interface ChunkSink {
   readonly dataFd: number;
   readonly dataPath: string;
   readonly map: { markReady(chunk: number): Promise<void> };
+  /** Gives up files that somebody cut; `map` is another one then. */
+  renewIfCut(): void;
 }
 
 export class ChunkInstaller {
@@ -97,6 +99,8 @@ export class ChunkInstaller {
         const at = chunk.info.uncompressedOffset + done;
         done += (await writeAt(sink.dataFd, bytes, done, bytes.length - done, at)).bytesWritten;
       }
+      // A write makes a cut file long again, and zeros of what its bits promise.
+      sink.renewIfCut();
       await map.markReady(chunk.index);
     } catch (error) {
       throw cacheError(sink.dataPath, error);

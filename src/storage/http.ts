@@ -8,10 +8,6 @@
 import type { IncomingMessage } from 'node:http';
 import { storageError } from './errors.ts';
 
-/** Time-outs when the configuration names none (kata-contract 3.6: both 5 s), in ms. */
-export const CONNECT_TIMEOUT_MS = 5_000;
-/** From the request until the status line. */
-export const HEADERS_TIMEOUT_MS = 5_000;
 /** Longest pause between two pieces of a body. */
 export const BODY_TIMEOUT_MS = 5_000;
 /** An idle connection is kept this long. */
