@@ -151,6 +151,15 @@ const IN_USE: readonly (readonly [what: string, rule: RegExp, patch: (bytes: Buf
     (mounted) => mounted.guest.listxattr(mounted.node(XATTR)),
   ],
   ['10 chunk count', /chunk count/, u32(FILE, INODE.CHILD_COUNT, 1), lookup(FILE)],
+  [
+    '10 sparse file of 2^40 bytes',
+    /chunk count/,
+    (b) => {
+      u32(FILE, INODE.FLAGS, 8)(b);
+      u32(FILE, INODE.SIZE + 4, 256)(b);
+    },
+    lookup(FILE),
+  ],
   ['10 size above 2^53', /inode: size/, u32(FILE, INODE.SIZE + 4, 0xffff_ffff), lookup(FILE)],
   ['10 no such blob', /no such blob/, chunk(32, 7), read],
   ['10 encrypted chunk', /chunk: flags/, chunk(36, 4), read],
@@ -197,4 +206,18 @@ test('numbers that no inode has are stale, those of further names of hard links 
     assert.equal(mounted.guest.getattr(node), -errno.ESTALE);
   }
   mounted.close();
+});
+
+test('the prefetch table ends at its first zero', () => {
+  const path = saved((bytes) => {
+    // Over the record of a file nobody asks for here.
+    const at = record(FILE).offset;
+    for (const [i, node] of [7, 1, 0, 9].entries()) bytes.writeUInt32LE(node, at + 4 * i);
+    bytes.writeUInt32LE(at, SB.PREFETCH_TABLE);
+    bytes.writeUInt32LE(4, SB.PREFETCH_ENTRIES);
+  });
+  const image = openImage(path);
+  assert.deepEqual(image.prefetchNodes(), [7, 1]);
+  image.close();
+  closeSync(image.fd);
 });

@@ -1,6 +1,5 @@
 /** Inode records of a v5 image (rafs-format 1.7, 1.9), validated before anything uses them (checks 9.5-9.10, 9.12). */
 import { timeSeconds, u64 } from '../../common/u64.ts';
-import { CHUNKS_PER_BLOB_MAX } from '../../storage/blob-layout.ts';
 import { errno } from '../../sys/errno.ts';
 import type { Broken } from '../broken.ts';
 import { CHUNK_ENTRY_BYTES } from '../chunk-entry.ts';
@@ -19,8 +18,8 @@ import {
   XATTR_HEADER_BYTES,
 } from './layout.ts';
 
-/** Chunks a sparse file may stretch over; without holes the file's length bounds them. */
-const SPARSE_CHUNKS_MAX = CHUNKS_PER_BLOB_MAX;
+/** Chunks a sparse file may stretch over, 1 TiB of the default size; without holes the file's length bounds them. */
+const SPARSE_CHUNKS_MAX = 2 ** 20;
 
 /** Fills `out` with inode number `node`: 0, -ESTALE when no inode has it, -EIO. */
 export function loadInode(image: V5Image, node: number, out: InodeRecord): number {
