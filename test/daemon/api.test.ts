@@ -351,6 +351,28 @@ describe('routes that work', () => {
     );
   });
 
+  test('settings of a registry: credentials are replaced, and never shown nor logged', async () => {
+    const where = '/rafs/private/lowerdir';
+    const secrets = ['b2xkOnNlY3JldA==', 'bmV3OnNlY3JldA=='];
+    const config = localfsConfig('/unused', join(daemon.dir, 'cache')) as { device: Record<string, unknown> };
+    config.device['id'] = '/private';
+    config.device['backend'] = {
+      type: 'registry',
+      config: { scheme: 'http', host: '127.0.0.1:1', repo: 'r', auth: secrets[0] },
+    };
+    const source = join(FIXTURES, 'images/boot/v6-zstd-sha256-4k.boot');
+    const mounted = await daemon.mount(where, { fs_type: 'rafs', source, config: JSON.stringify(config) });
+    assert.equal(mounted.status, 204, mounted.text);
+    const body = JSON.stringify({ registry_auth: secrets[1] });
+    assert.equal((await daemon.request('PUT', '/api/v1/config?id=%2Fprivate', body)).status, 204);
+    assert.deepEqual(await json('/api/v1/config?id=%2Fprivate'), { registry_auth: '***' });
+    assert.deepEqual(await json(`/api/v1/config?id=${where}`), { registry_auth: '***' });
+    assert.deepEqual(await json('/api/v1/config'), { [`${where}:registry_auth`]: '***' });
+    const shown = (await daemon.get('/api/v1/daemon')).text + daemon.output;
+    assert.equal((await daemon.request('DELETE', `/api/v1/mount?mountpoint=${where}`)).status, 204);
+    for (const secret of secrets) assert.ok(!shown.includes(secret), 'a credential is shown');
+  });
+
   test('an image is swapped in place', async () => {
     const source = join(FIXTURES, 'images/boot/v6-none-sha256-4k.boot');
     const config = JSON.stringify(localfsConfig(join(FIXTURES, 'images/blobs'), join(daemon.dir, 'cache')));
