@@ -102,7 +102,10 @@ class FaultyRegistry {
 
   answer(call: IncomingMessage, reply: ServerResponse): void {
     const url = new URL(call.url ?? '/', 'http://x');
-    if (url.pathname === '/control') return this.control(url, reply);
+    if (url.pathname === '/control') {
+      this.control(url, reply);
+      return;
+    }
     if (url.pathname === '/token') return void reply.end(JSON.stringify({ token: 't', expires_in: 300 }));
     if (url.pathname === '/v2/') return void reply.end('{}');
     this.counted.requests++;
@@ -156,11 +159,13 @@ class FaultyRegistry {
       case 'slow':
         return void setTimeout(() => this.good(asked, reply), SLOW_MS);
       case 'ignore-range':
-        return this.good({ ...asked, range: null }, reply);
+        this.good({ ...asked, range: null }, reply);
+        return;
       case 'ok':
-        return this.good(asked, reply);
+        this.good(asked, reply);
+        return;
       default:
-        return this.badBody(fault, asked, reply);
+        this.badBody(fault, asked, reply);
     }
   }
 
