@@ -16,6 +16,6 @@
  * - Descriptors come out of one budget; beyond it a request answers ENFILE.
  * - A request allocates nothing. Host ENOSYS never passes (`passthrough.ts`), because the guest would remember it.
  */
-export { DescriptorBudget, RESERVED_DESCRIPTORS } from './budget.ts';
-export { type CachePolicy, PASSTHROUGH_DEFAULTS, type PassthroughOptions } from './options.ts';
+export { DescriptorBudget } from './budget.ts';
+export type { CachePolicy, PassthroughOptions } from './options.ts';
 export { Passthrough, type PassthroughEnvironment, type PassthroughState } from './passthrough.ts';

@@ -13,7 +13,6 @@ const cFcntl = bind('fcntl', 'int', ['int', 'int', 'ptr']);
 const cDup3 = bind('dup3', 'int', ['int', 'int', 'int']);
 
 const F_OFD_SETLK = 37;
-const F_OFD_SETLKW = 38;
 const F_WRLCK = 1;
 const F_UNLCK = 2;
 const O_CLOEXEC = 0x8_0000;
@@ -43,11 +42,6 @@ function flock(fd: number, command: number, type: number, offset: number, bytes:
 /** Takes the exclusive lock on [offset, offset+bytes) if nobody else holds a part of it; else -EAGAIN at once. */
 export function tryLock(fd: number, offset: number, bytes: number): number {
   return flock(fd, F_OFD_SETLK, F_WRLCK, offset, bytes);
-}
-
-/** As `tryLock`, but blocks the whole thread until the lock is free. Not for the main or device thread. */
-export function lock(fd: number, offset: number, bytes: number): number {
-  return flock(fd, F_OFD_SETLKW, F_WRLCK, offset, bytes);
 }
 
 /** Gives the range back; what was not locked stays so. */
