@@ -4,7 +4,8 @@
  * At depth 1 nearly all latency is the wake-up (60-70 us p50 for every peer); a request that comes within the window is
  * answered within 1 us instead. The window follows how long the thread really slept:
  *
- *     slept less than WINDOW_US_MAX  → the next request would have come in time: grow
+ *     slept less than WINDOW_US_MAX  → the next request would have come in time: grow; the first SHORT_SLEEPS_MIN - 1
+ *                                      are not believed, a FORGET right behind its LOOKUP looks like that too
  *     slept longer                   → polling was wasted: shrink, and stop at once below WINDOW_US_MIN
  *
  * At 1,000 requests/s the gaps are ten times the largest window, so it stays off; idle costs nothing.
@@ -15,9 +16,14 @@ export const WINDOW_US_MAX = 100;
 /** First window after a short sleep. */
 export const WINDOW_US_MIN = 20;
 
+/** Short sleeps in a row that open the window. */
+export const SHORT_SLEEPS_MIN = 3;
+
 export class Polling {
   /** Microseconds to poll before the next block; 0 = block at once. */
   windowUs = 0;
+
+  private shortSleeps = 0;
 
   constructor(private readonly enabled: boolean) {}
 
@@ -30,8 +36,10 @@ export class Polling {
   slept(sleptUs: number): void {
     if (!this.enabled) return;
     if (sleptUs <= WINDOW_US_MAX) {
+      if (++this.shortSleeps < SHORT_SLEEPS_MIN) return;
       this.windowUs = Math.min(Math.max(this.windowUs * 2, WINDOW_US_MIN), WINDOW_US_MAX);
     } else {
+      this.shortSleeps = 0;
       this.windowUs = this.windowUs / 4 < WINDOW_US_MIN ? 0 : this.windowUs / 4;
     }
   }
