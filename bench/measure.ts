@@ -5,7 +5,7 @@ import { type Load, loadName, type Options } from './options.ts';
 import { type Figures, report } from './report.ts';
 import { type Row, rows, type Workload } from './rows.ts';
 import { programOf, type Subject, type SubjectName, startSubject } from './subjects.ts';
-import { makeTree, type Tree } from './tree.ts';
+import { BIG_BYTES, makeTree, type Tree } from './tree.ts';
 
 const SUBJECTS: readonly SubjectName[] = ['ours', 'nydusd', 'virtiofsd', 'virtiofsd-c', 'null'];
 /** Descriptors every peer may hold where the hard limit is low: the rest of the limit is for its own. */
@@ -94,7 +94,10 @@ function warmUp(subject: Subject, options: Options): void {
     const read = rows(1).find((row) => row.name === 'READ 1 MiB sequential') as Row;
     const workload = read.make(subject.client, root);
     workload.prepare();
-    closedLoop(subject.client, workload, 4, Math.max(options.warmUpMs, 1500), subject.pids);
+    const wholeFile = BIG_BYTES / 2 ** 20;
+    for (let read = 0; read < wholeFile; ) {
+      read += closedLoop(subject.client, workload, 4, options.warmUpMs, subject.pids).requests;
+    }
     workload.finish();
   }
 }

@@ -20,6 +20,8 @@ export interface Figures {
 
 const PEERS: readonly SubjectName[] = ['nydusd', 'virtiofsd'];
 const CLIENT_BOUND = 0.8;
+/** Of the start: somebody may commit while the rows run. */
+const REVISION = revision();
 
 const of = (slices: readonly Slice[], what: 'cpuUs' | 'p50Us' | 'p99Us' | 'clientBusy'): number[] =>
   slices.map((slice) => slice[what]);
@@ -86,7 +88,7 @@ export const report = {
   /** Writes the JSON, and the checked-in table when `record`. */
   finish(figures: readonly Figures[], subjects: readonly Subject[], record: boolean): void {
     const about = {
-      revision: revision(),
+      revision: REVISION,
       time: new Date().toISOString(),
       machine: `${cpus()[0]?.model ?? '?'}, ${cpus().length} CPUs, Linux ${release()}, Node ${process.version}`,
       subjects: Object.fromEntries(subjects.map(({ name, version }) => [name, version])),
