@@ -47,8 +47,7 @@ export function programOf(name: SubjectName): string | null {
 
 export function versionOf(program: string): string {
   const { stdout, stderr } = spawnSync(program, ['--version'], { encoding: 'utf8' });
-  const lines = `${stdout}${stderr}`.trim().split('\n');
-  return (lines.find((line) => /version/i.test(line)) ?? lines[0] ?? '').replace(/^Version:\s*/, '').trim();
+  return (`${stdout}${stderr}`.trim().split('\n')[0] ?? '').replace(/^.*Version:\s*/, '').trim();
 }
 
 const pinned = (program: string, args: readonly string[]): ChildProcess =>
