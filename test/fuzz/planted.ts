@@ -53,7 +53,10 @@ function hunt(bug: PlantedBug | null): Verdict {
     );
     const seconds = (performance.now() - from) / 1000;
     const line = /^FINDING: (.*)$/m.exec(run.stdout)?.[1] ?? (run.stderr.trim().split('\n')[0] || 'nothing found');
-    return { found: run.status === 1, seconds, line: line.slice(0, 110) };
+    // The set-up's own reader notices some bugs before the first case. Memory alone proves no bug of this list.
+    const baseline = /^not back at the baseline: descriptors (\d+) \((\d+)\)/.exec(line);
+    const isMemoryOnly = baseline !== null && Number(baseline[1]) <= Number(baseline[2]);
+    return { found: (run.status === 1 || run.status === 2) && !isMemoryOnly, seconds, line: line.slice(0, 110) };
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
