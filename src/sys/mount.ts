@@ -35,7 +35,7 @@ export function mount(
   flags: number,
   options: string,
 ): number {
-  const text = new NativeMemory(TEXT_BYTES * 4);
+  const text = NativeMemory.borrow(TEXT_BYTES * 4);
   const r = result(
     cMount(
       text.putText(0, source),
@@ -51,7 +51,7 @@ export function mount(
 
 /** umount2(2); `flags` 0 or MNT_DETACH. */
 export function umount(target: string | Uint8Array, flags: number): number {
-  const text = new NativeMemory(TEXT_BYTES);
+  const text = NativeMemory.borrow(TEXT_BYTES);
   const r = result(cUmount2(text.putText(0, target), flags));
   text.free();
   return r;

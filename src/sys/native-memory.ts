@@ -12,8 +12,13 @@ const munmap = bind('munmap', 'int', ['ptr', 'size']);
 const PROT_READ_WRITE = 3;
 const MAP_PRIVATE_ANONYMOUS = 0x22;
 
+/** Blocks of one size kept for reuse: more than one session's worth is never free at once, tests apart. */
+const POOLED_BLOCKS_MAX = 64;
+const pools = new Map<number, NativeMemory[]>();
+
 /** A block of zeroed native memory with views of every width used here. Frees only by `free`. */
 export class NativeMemory {
+  #isFree = false;
   readonly address: number;
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
@@ -46,9 +51,26 @@ export class NativeMemory {
     return this.address + at;
   }
 
-  /** Unmaps; every view of it becomes a trap. Only for buffers with a shorter life than the thread. */
+  /**
+   * A zeroed block for a shorter time than the thread's life: one that `free` gave back, or a new one. Mapping and viewing
+   * one per session would cost a mapping each time, and about a kilobyte that V8 and koffi keep of every view.
+   */
+  static borrow(bytes: number): NativeMemory {
+    const block = pools.get(bytes)?.pop();
+    if (block === undefined) return new NativeMemory(bytes);
+    block.#isFree = false;
+    block.u8.fill(0);
+    return block;
+  }
+
+  /** Gives a block to the next `borrow` of this size: nobody may use it or a view of it any more. */
   free(): void {
-    munmap(this.address, this.bytes);
+    if (this.#isFree) return; // twice given back, it would be borrowed twice
+    this.#isFree = true;
+    const pool = pools.get(this.bytes) ?? [];
+    pools.set(this.bytes, pool);
+    if (pool.length < POOLED_BLOCKS_MAX) pool.push(this);
+    else munmap(this.address, this.bytes);
   }
 }
 

@@ -139,7 +139,7 @@ export class SocketMessage {
   fdCount = 0;
   /** The last receive lost descriptors (more came than `fdsMax`); the kernel closed those. */
   truncated = false;
-  readonly #memory = new NativeMemory(4096);
+  readonly #memory = NativeMemory.borrow(4096);
 
   constructor(readonly fdsMax: number) {
     if (!whole(fdsMax) || fdsMax < 1 || fdsMax > KERNEL_FDS_MAX) throw new RangeError(`fdsMax ${fdsMax}`);

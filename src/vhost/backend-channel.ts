@@ -30,7 +30,7 @@ export class BackendChannel {
     if (this.#fd < 0) return -errno.ENOTCONN;
     this.#configPending = this.#suspended;
     if (this.#suspended) return 0;
-    const memory = new NativeMemory(HEADER_BYTES);
+    const memory = NativeMemory.borrow(HEADER_BYTES);
     memory.view.setUint32(HEADER.ID, BACKEND_MESSAGES.CONFIG_CHANGE_MSG.id, true);
     memory.view.setUint32(HEADER.FLAGS, FLAG.VERSION, true);
     memory.view.setUint32(HEADER.BYTES, 0, true);

@@ -183,7 +183,7 @@ export class ChainWalker {
   }
 
   #scratch(): NativeMemory {
-    this.#table ??= new NativeMemory(INDIRECT_ENTRIES_MAX * DESC_BYTES);
+    this.#table ??= NativeMemory.borrow(INDIRECT_ENTRIES_MAX * DESC_BYTES);
     return this.#table;
   }
 

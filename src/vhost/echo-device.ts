@@ -39,7 +39,7 @@ export class EchoDevice implements BackendOwner {
   readonly #held: Held[] = [];
   readonly #epoll = new Epoll(64);
   readonly #walker = new ChainWalker(this.memory, COPY_BYTES);
-  readonly #copy = new NativeMemory(COPY_BYTES);
+  readonly #copy = NativeMemory.borrow(COPY_BYTES);
 
   /** @param socket connected; owned by the device */
   constructor(socket: number, options: BackendOptions = ECHO_OPTIONS) {

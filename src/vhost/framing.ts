@@ -40,7 +40,7 @@ export class FrameReader {
   fdCount = 0;
   broken = '';
   #have = 0;
-  readonly #memory = new NativeMemory(PAYLOAD + PAYLOAD_BYTES_MAX);
+  readonly #memory = NativeMemory.borrow(PAYLOAD + PAYLOAD_BYTES_MAX);
   readonly #socket = new SocketMessage(MESSAGE_FDS_MAX);
 
   constructor(readonly expectReply: boolean) {
@@ -142,7 +142,7 @@ export class FrameReader {
 /** Sends messages: fill `payload`, then `send`. */
 export class FrameWriter {
   readonly payload: DataView;
-  readonly #memory = new NativeMemory(PAYLOAD + PAYLOAD_BYTES_MAX);
+  readonly #memory = NativeMemory.borrow(PAYLOAD + PAYLOAD_BYTES_MAX);
   readonly #socket = new SocketMessage(MESSAGE_FDS_MAX);
 
   constructor() {

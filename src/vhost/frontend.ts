@@ -53,7 +53,7 @@ export class Frontend {
   protocol: FeatureSet = NO_FEATURES;
   readonly #reader = new FrameReader(true);
   readonly #writer = new FrameWriter();
-  readonly #raw = new NativeMemory(RAW_BYTES_MAX);
+  readonly #raw = NativeMemory.borrow(RAW_BYTES_MAX);
   readonly #rawMessage = new SocketMessage(MESSAGE_FDS_MAX * 2);
 
   /** @param socket connected; owned from now on */
