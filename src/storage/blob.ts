@@ -19,6 +19,7 @@ import { ChunkInstaller } from './chunk-installer.ts';
 import { ChunkLocks } from './chunk-locks.ts';
 import { cipherOf } from './cipher.ts';
 import type { Decoding } from './decode-chunk.ts';
+import { isBad } from './decode-chunk.ts';
 import { describedChunk, describedDigest, EqualChunks, isUnnumbered } from './described-chunks.ts';
 import { storageError } from './errors.ts';
 import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation, unitKey } from './fetch-plan.ts';
@@ -146,8 +147,16 @@ export class Blob {
   }
 
   private demand(chunk: PlannedChunk, digests: ChunkDigests): Promise<void> {
+    const isReadAhead = !this.pending.isWanted(chunk.index);
     const known = this.pending.join(chunk.index);
-    if (known !== null) return known;
+    if (known !== null) {
+      if (!isReadAhead) return known;
+      // Bytes fetched ahead may have been bad long before this reader came: it gets a fetch of its own.
+      return known.catch((error: unknown) => {
+        if (!isBad(error)) throw error;
+        return this.demand(chunk, digests);
+      });
+    }
     if (this.files.map.isReady(chunk.index)) return Promise.resolve();
     if (this.queue.length === 0) setImmediate(() => this.flush());
     this.queue.push(chunk);
