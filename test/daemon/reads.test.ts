@@ -327,7 +327,9 @@ describe('bad images', () => {
       const client = new FuseClient(daemon.sock, { timeoutMs: 25_000 });
       client.init();
       assert.equal(firstRead(client, FILE), -errno.EIO);
-      fs.writeFileSync(blob, good);
+      // In one step: the server may be reading it for read-ahead.
+      fs.writeFileSync(`${blob}.good`, good);
+      fs.renameSync(`${blob}.good`, blob);
       // A fetch that was on its way with the bad bytes may still fail; what fails a second later would be sticky.
       await sleep(1000);
       for (const file of FILES.slice(0, 10)) assertContent(client, file);
