@@ -16,7 +16,7 @@ import type { FileSystem } from './file-system.ts';
 import { S } from './flags.ts';
 import { DEV_FUSE_POLICY, MAX_WRITE_BYTES } from './init.ts';
 import { OPS } from './opcodes.ts';
-import { type AsyncIo, PARKED, REPLY_BODY_BYTES_MAX, REQUEST_BYTES_MAX, type Request } from './request.ts';
+import { type AsyncIo, REPLY_BODY_BYTES_MAX, REQUEST_BYTES_MAX, type Request } from './request.ts';
 import { type Port, REACH, Session, type SessionLog } from './session.ts';
 import { STAT, type Stats } from './stats.ts';
 import { IN_HEADER, IN_HEADER_BYTES, OUT_HEADER_BYTES } from './wire/layout.ts';
@@ -119,8 +119,7 @@ export class DevFuse implements Port {
       this.lendData(request, this.data);
     }
     const replyBytes = this.session.handle();
-    if (replyBytes > 0) this.send(request, replyBytes);
-    else if (replyBytes !== PARKED && replyBytes !== 0) this.log('error', 'session returned no reply length');
+    if (replyBytes > 0) this.send(request, replyBytes); // 0: no reply is due; PARKED: it comes later
   }
 
   private lendData(request: Request, buffer: DataBuffer): void {

@@ -8,7 +8,7 @@
  * Invariants: a request that throws is answered EIO and logged; every request but FORGET, BATCH_FORGET and INTERRUPT
  * gets exactly one reply; nothing but INIT (and what has no reply) is served before INIT.
  */
-import { errno, errnoName } from '../sys/errno.ts';
+import { errno } from '../sys/errno.ts';
 import type { InitArgs, InterruptArgs } from './args.ts';
 import { decodeExtensions } from './extensions.ts';
 import type { FileSystem } from './file-system.ts';
@@ -343,10 +343,5 @@ export class Session implements Parking, SessionOps {
     this.request.negotiated.minor = 0;
     this.stats.values[STAT.initDone] = 0;
     this.fs.reset();
-  }
-
-  /** Text of an errno for the log. */
-  static errorName(code: number): string {
-    return errnoName(code);
   }
 }

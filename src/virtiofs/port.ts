@@ -336,11 +336,6 @@ export class VirtioPort implements Port {
   /** Set by the device: its queue of this index. */
   queueAt: (index: number) => Queue | undefined = () => undefined;
 
-  /** Queue of a parked slot, for decisions at ring stop and start. */
-  queueOf(slot: number): Queue | null {
-    return this.kept[slot]?.queue ?? null;
-  }
-
   /** True when nobody can take the slot's answer any more. */
   isGone(slot: number): boolean {
     const kept = this.kept[slot];
