@@ -46,6 +46,23 @@ export function openBackend(config: BackendConfig, log: Logger): Promise<Backend
   return open(config, log);
 }
 
+/** What a budget of requests is counted by: the server with its port, or the place on this machine. */
+export function hostOf(config: BackendConfig): string {
+  switch (config.kind) {
+    case 'registry':
+      return config.host;
+    case 'oss':
+    case 's3':
+      return config.endpoint;
+    case 'http-proxy':
+      return config.addr.startsWith('/') ? config.addr : new URL(config.addr).host;
+    case 'localfs':
+      return config.blobFile || config.dir;
+    case 'localdisk':
+      return config.kind;
+  }
+}
+
 /** @throws UNSUPPORTED at mount time for what would fail at the first read. */
 export function checkBackend(config: BackendConfig): void {
   if (config.kind === 'localdisk') throw slotError(config.kind);

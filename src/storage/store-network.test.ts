@@ -11,7 +11,7 @@ import { parseConfig } from './config.ts';
 import { blobBytes, blobTable, chunkDigests, expectedChunks, makeBlob, wantAll } from './fixtures.testing.ts';
 import { registryMissing, startRegistry } from './registry.testing.ts';
 import { DEMAND_POLICY } from './retry.ts';
-import { BlobStore } from './store.ts';
+import { BlobStore, HOST_REQUESTS_MAX } from './store.ts';
 
 const NAME = 'v6-zstd-blake3';
 const [INFO] = blobTable(NAME);
@@ -98,6 +98,31 @@ test('32 reads on a registry that swallows requests all fail within the deadline
   assert.ok(Date.now() - started < 3000, `${Date.now() - started} ms`);
   server.onRequest = (send) => send();
   await store.fetch(handle.handle, wantAll(spread));
+  await store.close();
+  server.close();
+});
+
+test('the budget of requests belongs to the host: mounts with configurations of their own share it', async () => {
+  const ids = Array.from({ length: 4 }, (_, i) => `${i}`.repeat(64));
+  const server = await startBlobServer(new Map(ids.map((id) => [id, blobBytes(INFO.id)])));
+  let underWay = 0;
+  let most = 0;
+  server.onRequest = (send) => {
+    most = Math.max(most, ++underWay);
+    setTimeout(() => {
+      underWay--;
+      send();
+    }, 20);
+  };
+  const store = new BlobStore(SILENT);
+  const reads = ids.map(async (id, i) => {
+    const config = httpConfig(freshDir(), server.url, `path${i}`, { amplify_io: 0 });
+    const { handle } = store.openBlob({ ...INFO, id }, chunkDigests(NAME, 0), config);
+    await store.fetch(handle, wantAll([CHUNKS[0]]));
+    await Promise.all(Array.from({ length: 8 }, (_, j) => store.fetch(handle, wantAll([CHUNKS[20 + j * 40]]))));
+  });
+  await Promise.all(reads);
+  assert.equal(most, HOST_REQUESTS_MAX);
   await store.close();
   server.close();
 });

@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
-import { type Backend, checkBackend, checkBlobId, openBackend } from './backend.ts';
+import { type Backend, checkBackend, checkBlobId, hostOf, openBackend } from './backend.ts';
 import { Blob, type BlobFiles } from './blob.ts';
 import { ciBytesMax } from './blob-contexts.ts';
 import {
@@ -30,8 +30,11 @@ import { Secret } from './secret.ts';
 import { BackendReads, newStats, type StoreStats } from './stats.ts';
 import type { BlobHandle, BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
 
-/** Requests to one backend at a time: below the connections of `http.ts`, so that none waits for a socket. */
-const REQUESTS_MAX = 12;
+/**
+ * Requests to one host at a time, over all mounts and images: below the connections of `http.ts`, so that none waits
+ * for a socket, and what a registry takes from one client without calling it abuse.
+ */
+export const HOST_REQUESTS_MAX = 12;
 
 interface SharedBlob {
   key: string;
@@ -44,6 +47,7 @@ interface SharedBackend {
   key: string;
   config: BackendConfig;
   opening: Promise<Backend> | null;
+  /** Shared by all backends of one host. */
   gate: Gate;
   reads: BackendReads;
   users: number;
@@ -59,6 +63,7 @@ export class BlobStore {
   private readonly opened = new Map<number, Opened>();
   private readonly blobs = new Map<string, SharedBlob>();
   private readonly backends = new Map<string, SharedBackend>();
+  private readonly gates = new Map<string, Gate>();
   private readonly closing = new Set<Promise<void>>();
   private nextHandle = 1;
 
@@ -165,16 +170,24 @@ export class BlobStore {
     const key = keyOf(config);
     let shared = this.backends.get(key);
     if (shared === undefined) {
-      shared = { key, config, opening: null, gate: new Gate(REQUESTS_MAX), reads: new BackendReads(), users: 0 };
+      shared = { key, config, opening: null, gate: this.gateOf(hostOf(config)), reads: new BackendReads(), users: 0 };
       this.backends.set(key, shared);
     }
     shared.users++;
     return shared;
   }
 
+  private gateOf(host: string): Gate {
+    const gate = this.gates.get(host) ?? new Gate(HOST_REQUESTS_MAX);
+    this.gates.set(host, gate);
+    return gate;
+  }
+
   private releaseBackend(shared: SharedBackend): void {
     if (--shared.users > 0) return;
     this.backends.delete(shared.key);
+    const isLast = [...this.backends.values()].every(({ gate }) => gate !== shared.gate);
+    if (isLast) this.gates.delete(hostOf(shared.config));
     shared.opening?.then((backend) => backend.close()).catch(() => {});
   }
 
