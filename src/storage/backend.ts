@@ -12,15 +12,24 @@ import type { BackendConfig, BackendKind, HttpConfig, ObjectStoreConfig } from '
 import { storageError } from './errors.ts';
 import { BODY_TIMEOUT_MS, type HttpClient, openHttpClient } from './http.ts';
 
+/** Where the bytes of a read go while they arrive, for readers that begin before the last one is there. */
+export interface Sink {
+  /** As long as the read. */
+  readonly buffer: Buffer;
+  /** The first `count` bytes are in the buffer. A promise holds the source up until it settles; never rejects. */
+  arrived(count: number): Promise<void> | undefined;
+}
+
 export interface Backend {
   readonly kind: BackendKind;
   /** For messages: kind and place, no credentials. */
   readonly where: string;
   /**
-   * Exactly `bytes` bytes at `offset` of the blob.
+   * Exactly `bytes` bytes at `offset` of the blob, in the sink's buffer where there is one. A read that fails may have
+   * told its sink of bytes before.
    * @throws an AppError whose `retryable` says whether another attempt makes sense; the signal's reason when aborted
    */
-  read(blobId: string, offset: number, bytes: number, signal: AbortSignal): Promise<Buffer>;
+  read(blobId: string, offset: number, bytes: number, signal: AbortSignal, sink?: Sink): Promise<Buffer>;
   /** Length of the blob in bytes. */
   size(blobId: string, signal: AbortSignal): Promise<number>;
   close(): void;

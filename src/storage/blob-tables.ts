@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf } from '../common/app-error.ts';
+import type { Sink } from './backend.ts';
 import type { Unit } from './blob-contexts.ts';
 import { fetchBlobDigests, hasBlobDigests } from './blob-digests.ts';
 import { BlobMeta } from './blob-meta.ts';
@@ -13,8 +14,8 @@ import type { EntryPoint } from './inflate.ts';
 import { DEMAND_POLICY } from './retry.ts';
 import type { BlobInfo, ChunkDigests } from './types.ts';
 
-/** Reads from the backend with retries and the store's request limit. */
-export type ReadRange = (offset: number, bytes: number, signal: AbortSignal) => Promise<Buffer>;
+/** Reads from the backend within the request limit of its host. A sink has the bytes while they arrive. */
+export type ReadRange = (offset: number, bytes: number, signal: AbortSignal, sink?: Sink) => Promise<Buffer>;
 
 const LOCK_POLL_MS = 20;
 /**

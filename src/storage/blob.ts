@@ -22,9 +22,10 @@ import type { Decoding } from './decode-chunk.ts';
 import { isBad } from './decode-chunk.ts';
 import { describedChunk, describedDigest, EqualChunks, isUnnumbered } from './described-chunks.ts';
 import { storageError } from './errors.ts';
-import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation, unitKey } from './fetch-plan.ts';
+import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation } from './fetch-plan.ts';
 import { PendingChunks } from './pending-chunks.ts';
 import type { PrivateFiles } from './private-files.ts';
+import { RangeArrivals, type UnitChunks } from './range-arrivals.ts';
 import type { StoreStats } from './stats.ts';
 import type { BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
 
@@ -37,6 +38,15 @@ export type BlobFiles = CacheFiles | PrivateFiles;
 export interface BlobOptions {
   validate: boolean;
   amplifyIoBytes: number;
+}
+
+export interface BlobReads {
+  /** With retries, for readers that wait. */
+  demand: ReadRange;
+  /** One attempt, when no reader needs the place. */
+  behind: ReadRange;
+  /** Of the object that holds the chunk table: the blob itself, or its meta blob. */
+  meta: ReadRange;
 }
 
 export class Blob {
@@ -55,15 +65,13 @@ export class Blob {
     readonly info: BlobInfo,
     readonly files: BlobFiles,
     private readonly options: BlobOptions,
-    private readonly readRange: ReadRange,
-    /** Of the object that holds the chunk table: the blob itself, or its meta blob. */
-    readMeta: ReadRange,
+    private readonly reads: BlobReads,
     private readonly stats: StoreStats,
     log: Logger,
   ) {
     this.locks = new ChunkLocks(() => files.lockFd);
     this.equal = isUnnumbered(info) ? new EqualChunks() : null;
-    this.tables = new BlobTables(info, files.metaPath, this.locks, readMeta, this.closing.signal);
+    this.tables = new BlobTables(info, files.metaPath, this.locks, reads.meta, this.closing.signal);
     const decoding: Decoding = {
       info,
       cipher: cipherOf(info),
@@ -246,30 +254,25 @@ export class Blob {
   }
 
   private async fetchRange(range: FetchRange): Promise<void> {
-    const bytes = await this.read(range.offset, range.bytes);
-    for (const chunks of this.unitsOf(range)) {
-      const { compressedOffset, compressedSize } = chunks[0].info;
-      const at = compressedOffset - range.offset;
-      const again = () => this.read(compressedOffset, compressedSize);
-      await this.installer.install(chunks, bytes.subarray(at, at + compressedSize), again);
+    const { signal } = this.closing;
+    const arrivals = new RangeArrivals(range, {
+      isWanted: (unit) => this.isAnyWanted(unit),
+      install: (unit, stored) => this.install(unit, stored, this.reads.demand, signal),
+    });
+    try {
+      await this.reads.demand(range.offset, range.bytes, signal, arrivals);
+    } finally {
+      await arrivals.installed();
     }
   }
 
-  /** Chunks that are stored together, together; those a reader waits for first. */
-  private unitsOf(range: FetchRange): PlannedChunk[][] {
-    const units = new Map<string, PlannedChunk[]>();
-    for (const chunk of range.chunks) {
-      const key = unitKey(chunk);
-      const unit = units.get(key);
-      if (unit === undefined) units.set(key, [chunk]);
-      else unit.push(chunk);
-    }
-    const rank = (unit: PlannedChunk[]) => (unit.some(({ index }) => this.pending.isWanted(index)) ? 0 : 1);
-    return [...units.values()].sort((a, b) => rank(a) - rank(b));
+  private install(unit: UnitChunks, stored: Buffer, read: ReadRange, signal: AbortSignal): Promise<void> {
+    const { compressedOffset, compressedSize } = unit[0].info;
+    return this.installer.install(unit, stored, () => read(compressedOffset, compressedSize, signal));
   }
 
-  private read(offset: number, bytes: number): Promise<Buffer> {
-    return this.readRange(offset, bytes, this.closing.signal);
+  private isAnyWanted(unit: UnitChunks): boolean {
+    return unit.some(({ index }) => this.pending.isWanted(index));
   }
 
   /** Counts work that uses the files, so that `close` can wait for its end. */

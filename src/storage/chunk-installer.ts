@@ -43,7 +43,7 @@ export class ChunkInstaller {
    * @param again fetches the unit's stored bytes anew
    * @throws what ends the whole range: the blob was closed, the cache cannot be written, the second fetch failed
    */
-  async install(chunks: PlannedChunk[], stored: Buffer, again: () => Promise<Buffer>): Promise<void> {
+  async install(chunks: readonly PlannedChunk[], stored: Buffer, again: () => Promise<Buffer>): Promise<void> {
     let left = chunks;
     let bytes = stored;
     for (let tries = 1; left.length > 0; tries++) {
@@ -61,7 +61,10 @@ export class ChunkInstaller {
   }
 
   /** Installs what is right; the rest with its errors. */
-  private async attempt(chunks: PlannedChunk[], stored: Buffer): Promise<{ chunk: PlannedChunk; error: unknown }[]> {
+  private async attempt(
+    chunks: readonly PlannedChunk[],
+    stored: Buffer,
+  ): Promise<{ chunk: PlannedChunk; error: unknown }[]> {
     let bytes: Buffer;
     try {
       bytes = await decodeUnit(this.blob, chunks[0], stored);

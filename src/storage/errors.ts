@@ -32,6 +32,7 @@ interface Facts {
   CACHE_FILE: { path: string; rule: string };
   LOCK_BUSY: { path: string; timeoutMs: number };
   CLOSED: { blobId: string };
+  GIVEN_UP: { blobId: string };
 }
 
 /** Constructor of this room's errors: `throw storageError('NO_SPACE', { path })`. */
@@ -78,6 +79,7 @@ export const storageError = defineErrors<Facts>({
     retryable: true,
     say: (f) => `another process has held the lock on ${f.path} for ${f.timeoutMs} ms`,
   },
+  GIVEN_UP: { retryable: true, say: (f) => `prefetch of blob ${f.blobId} was given up` },
   CLOSED: { retryable: false, say: (f) => `blob ${f.blobId} was closed while a fetch was under way` },
 });
 

@@ -1,45 +1,105 @@
-/** At most `limit` holders at a time; others wait in the order they came, until their signal says otherwise. */
-export class Gate {
-  private holders = 0;
-  private readonly waiting = new Set<() => void>();
+/**
+ * The budget of requests to one host, and who goes first. Demand (a reader waits) takes any free place, in the order it
+ * came. Work in the background takes one of its own few, only while no demand queues, and is told when to hold still.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
 
+/** Background requests at a time: one is under way while the next one's round trip passes. */
+export const BEHIND_MAX = 2;
+/** No demand for this long counts as quiet: programs that start read, compute for some ms, and read on. */
+const QUIET_MS = 50;
+/** Background work that waited this long goes one step on: constant demand must not stop it for ever. */
+const PATIENCE_MS = 1_000;
+/** How often a waiting step looks. */
+const LOOK_MS = 10;
+
+interface Side {
+  holders: number;
+  readonly waiting: Set<() => void>;
+  hasRoom: () => boolean;
+}
+
+export class Gate {
+  private readonly demand: Side = { holders: 0, waiting: new Set(), hasRoom: () => this.hasRoom() };
+  private readonly behind: Side = {
+    holders: 0,
+    waiting: new Set(),
+    hasRoom: () => this.hasRoom() && this.demand.waiting.size === 0 && this.behind.holders < BEHIND_MAX,
+  };
+  private quietSinceMs = -QUIET_MS;
+
+  /** @param limit places for demand and background together */
   constructor(private readonly limit: number) {}
 
-  /** Runs `work` when there is room. @throws the signal's reason when it fires while waiting */
+  /** Runs `work`, which a reader waits for, when there is room. @throws the signal's reason when it fires while waiting */
   async run<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
-    await this.enter(signal);
+    await this.enter(this.demand, signal);
     try {
       return await work();
     } finally {
-      this.holders--;
-      for (const wake of this.waiting) {
-        wake();
-        break;
-      }
+      this.demand.holders--;
+      this.quietSinceMs = performance.now();
+      this.wakeNext();
     }
   }
 
-  private enter(signal: AbortSignal): Promise<void> {
+  /** Runs `work`, which nobody waits for. @throws as `run` */
+  async runBehind<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+    await this.enter(this.behind, signal);
+    try {
+      return await work();
+    } finally {
+      this.behind.holders--;
+      this.wakeNext();
+    }
+  }
+
+  /** Resolves when no reader has waited for `QUIET_MS`, or after `PATIENCE_MS`. @throws the signal's reason */
+  async quiet(signal: AbortSignal): Promise<void> {
+    const untilMs = performance.now() + PATIENCE_MS;
+    while (this.isBusy && performance.now() < untilMs) await sleep(LOOK_MS, undefined, { signal });
+  }
+
+  /** True while readers wait, or did a moment ago. */
+  get isBusy(): boolean {
+    const { holders, waiting } = this.demand;
+    return holders > 0 || waiting.size > 0 || performance.now() - this.quietSinceMs < QUIET_MS;
+  }
+
+  private hasRoom(): boolean {
+    return this.demand.holders + this.behind.holders < this.limit;
+  }
+
+  /** One place became free, or who queued for it gave up. */
+  private wakeNext(): void {
+    for (const side of [this.demand, this.behind]) {
+      const [first] = side.waiting;
+      if (first !== undefined && side.hasRoom()) first();
+    }
+  }
+
+  private enter(side: Side, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
-    if (this.holders < this.limit) {
-      this.holders++;
+    if (side.hasRoom()) {
+      side.holders++;
       return Promise.resolve();
     }
     return new Promise((resolve, reject) => {
       const wake = () => {
         leave();
-        this.holders++;
+        side.holders++;
         resolve();
       };
       const abort = () => {
         leave();
+        this.wakeNext();
         reject(signal.reason);
       };
       const leave = () => {
-        this.waiting.delete(wake);
+        side.waiting.delete(wake);
         signal.removeEventListener('abort', abort);
       };
-      this.waiting.add(wake);
+      side.waiting.add(wake);
       signal.addEventListener('abort', abort, { once: true });
     });
   }

@@ -1,4 +1,5 @@
 /** Answers to requests for blobs: which statuses mean what, and that a range is exactly the one asked for. */
+import type { Sink } from './backend.ts';
 import { storageError } from './errors.ts';
 import { discard, type HttpAnswer, type HttpClient, readBody, targetOf } from './http.ts';
 import { parseRetryAfter } from './retry.ts';
@@ -21,6 +22,13 @@ export function checkStatus(blobId: string, url: URL, answer: HttpAnswer): void 
   throw storageError('HTTP_STATUS', { target, status });
 }
 
+/** What is wanted of a blob, and where it goes while it arrives. */
+interface Asked {
+  offset: number;
+  bytes: number;
+  sink: Sink | undefined;
+}
+
 /** Header of a ranged request. */
 export function rangeHeader(offset: number, bytes: number): string {
   return `bytes=${offset}-${offset + bytes - 1}`;
@@ -36,8 +44,7 @@ export async function readRange(
   blobId: string,
   url: URL,
   answer: HttpAnswer,
-  offset: number,
-  bytes: number,
+  { offset, bytes, sink }: Asked,
   signal: AbortSignal,
 ): Promise<Buffer> {
   checkStatus(blobId, url, answer);
@@ -50,13 +57,13 @@ export async function readRange(
   const range = answer.headers['content-range'];
   if (range === undefined) {
     if (answer.status === 206) throw refuse('206 without Content-Range');
-    return readBody(client, url, answer, { skipBytes: offset, wantedBytes: bytes, isWhole: false }, signal);
+    return readBody(client, url, answer, { skipBytes: offset, wantedBytes: bytes, isWhole: false, sink }, signal);
   }
   const match = /^bytes (\d{1,16})-(\d{1,16})\/(\d{1,16}|\*)$/.exec(range);
   if (match === null || Number(match[1]) !== offset || Number(match[2]) !== offset + bytes - 1) {
     throw refuse(`Content-Range ${range.slice(0, 60)} where ${rangeHeader(offset, bytes)} was asked for`);
   }
-  return readBody(client, url, answer, { skipBytes: 0, wantedBytes: bytes, isWhole: true }, signal);
+  return readBody(client, url, answer, { skipBytes: 0, wantedBytes: bytes, isWhole: true, sink }, signal);
 }
 
 /** Content-Length of a HEAD answer. @throws HTTP_BODY when it is missing or senseless */

@@ -6,6 +6,7 @@
  * budget of 72), `node:http` and `node:https` 3 ms and 2 MB. They are imported here with the first HTTP backend.
  */
 import type { IncomingMessage } from 'node:http';
+import type { Sink } from './backend.ts';
 import { storageError } from './errors.ts';
 
 /** Longest pause between two pieces of a body. */
@@ -171,12 +172,12 @@ export async function readBody(
   client: HttpClient,
   url: URL,
   answer: HttpAnswer,
-  span: { skipBytes: number; wantedBytes: number; isWhole: boolean },
+  span: { skipBytes: number; wantedBytes: number; isWhole: boolean; sink?: Sink | undefined },
   signal: AbortSignal,
 ): Promise<Buffer> {
   const target = targetOf(url);
   const { body } = answer;
-  const out = Buffer.allocUnsafeSlow(span.wantedBytes);
+  const out = span.sink?.buffer ?? Buffer.allocUnsafeSlow(span.wantedBytes);
   let seen = 0;
   const timer = new PhaseTimer(target, (error) => body.destroy(error));
   timer.start('body', client.bodyTimeoutMs);
@@ -188,6 +189,12 @@ export async function readBody(
       const from = Math.max(0, span.skipBytes - seen);
       if (from < piece.length) piece.copy(out, Math.max(0, seen - span.skipBytes), from);
       seen += piece.length;
+      const held = span.sink?.arrived(Math.min(span.wantedBytes, Math.max(0, seen - span.skipBytes)));
+      if (held !== undefined) {
+        timer.stop();
+        await held;
+        timer.start('body', client.bodyTimeoutMs);
+      }
       if (seen >= span.skipBytes + span.wantedBytes && !span.isWhole) break; // leaving the loop destroys the body
       if (seen > span.skipBytes + span.wantedBytes) break;
     }

@@ -5,8 +5,8 @@
 import { createHash } from 'node:crypto';
 import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
-import { type Backend, checkBackend, checkBlobId, hostOf, openBackend } from './backend.ts';
-import { Blob, type BlobFiles } from './blob.ts';
+import { type Backend, checkBackend, checkBlobId, hostOf, openBackend, type Sink } from './backend.ts';
+import { Blob, type BlobFiles, type BlobReads } from './blob.ts';
 import { ciBytesMax } from './blob-contexts.ts';
 import {
   CHUNKS_PER_BLOB_MAX,
@@ -51,6 +51,13 @@ interface SharedBackend {
   gate: Gate;
   reads: BackendReads;
   users: number;
+}
+
+/** One request. */
+interface Asked {
+  offset: number;
+  bytes: number;
+  sink: Sink | undefined;
 }
 
 interface Opened {
@@ -157,10 +164,14 @@ export class BlobStore {
       this.log.warn(`cache of blob ${info.id}: ${explain(error)}; reads of missing chunks fail until that is solved`);
     }
     const backend = this.shareBackend(config.backend);
-    const read = this.reader(info.id, backend);
-    const readMeta = this.reader(metaObjectId(info), backend);
+    const reads: BlobReads = {
+      demand: this.reader(info.id, backend),
+      behind: (offset, bytes, signal, sink) =>
+        backend.gate.runBehind(signal, () => this.readOnce(info.id, backend, { offset, bytes, sink }, signal)),
+      meta: this.reader(metaObjectId(info), backend),
+    };
     const options = { validate, amplifyIoBytes: config.amplifyIoBytes };
-    const blob = new Blob(info, files, options, read, readMeta, this.stats, this.log);
+    const blob = new Blob(info, files, options, reads, this.stats, this.log);
     const shared = { key, blob, users: 0, backend };
     this.blobs.set(key, shared);
     return shared;
@@ -204,27 +215,47 @@ export class BlobStore {
 
   private reader(blobId: string, shared: SharedBackend): ReadRange {
     const policy = policyOf(this.policy, shared.config);
-    return async (offset, bytes, signal) => {
-      const backend = await this.backendOf(shared);
-      const what = `${bytes} bytes at ${offset} of blob ${blobId} from ${backend.where}`;
+    return (offset, bytes, signal, sink) => {
+      // What a failed attempt has brought is not asked for again.
+      let done = 0;
+      const what = `${bytes} bytes at ${offset} of blob ${blobId} from ${hostOf(shared.config)}`;
       return withRetry(policy, what, signal, (attemptSignal) =>
-        shared.gate.run(attemptSignal, async () => {
-          this.stats.requests++;
-          const startedAt = performance.now();
-          try {
-            const got = await backend.read(blobId, offset, bytes, attemptSignal);
-            this.stats.fetchedBytes += got.length;
-            shared.reads.succeeded(got.length, performance.now() - startedAt);
-            return got;
-          } catch (error) {
-            this.stats.failedRequests++;
-            shared.reads.failed();
-            if (!attemptSignal.aborted) this.log.debug(`blob ${blobId}: ${explain(error)}`);
-            throw error;
-          }
+        shared.gate.run(attemptSignal, () => {
+          // A body that went on behind its end.
+          if (done >= bytes) done = 0;
+          const rest = { offset: offset + done, bytes: bytes - done, sink: sink && restOf(sink, done) };
+          return this.readOnce(blobId, shared, rest, attemptSignal);
         }),
       );
+
+      function restOf(whole: Sink, from: number): Sink {
+        return {
+          buffer: whole.buffer.subarray(from),
+          arrived: (count) => {
+            done = from + count;
+            return whole.arrived(done);
+          },
+        };
+      }
     };
+  }
+
+  /** One request, counted. */
+  private async readOnce(blobId: string, shared: SharedBackend, asked: Asked, signal: AbortSignal): Promise<Buffer> {
+    const backend = await this.backendOf(shared);
+    this.stats.requests++;
+    const startedAt = performance.now();
+    try {
+      const got = await backend.read(blobId, asked.offset, asked.bytes, signal, asked.sink);
+      this.stats.fetchedBytes += asked.bytes;
+      shared.reads.succeeded(asked.bytes, performance.now() - startedAt);
+      return got;
+    } catch (error) {
+      this.stats.failedRequests++;
+      shared.reads.failed();
+      if (!signal.aborted) this.log.debug(`blob ${blobId} at ${backend.where}: ${explain(error)}`);
+      throw error;
+    }
   }
 }
 

@@ -14,11 +14,11 @@ export function openHttpProxy(config: HttpProxyConfig, client: HttpClient): Back
   return {
     kind: 'http-proxy',
     where: config.addr.startsWith('/') ? config.addr : `${new URL(base).host}/${prefix}`,
-    async read(blobId, offset, bytes, signal) {
+    async read(blobId, offset, bytes, signal, sink) {
       const url = urlOf(blobId);
       const headers = { range: rangeHeader(offset, bytes) };
       const answer = await client.send({ method: 'GET', url, headers }, signal);
-      return readRange(client, blobId, url, answer, offset, bytes, signal);
+      return readRange(client, blobId, url, answer, { offset, bytes, sink }, signal);
     },
     async size(blobId, signal) {
       const url = urlOf(blobId);

@@ -7,6 +7,8 @@ import { storageError } from '../errors.ts';
 
 /** Files kept open; images have few blobs, and one open is 40 µs. */
 const OPEN_FILES_MAX = 32;
+/** Longest piece a sink waits for. */
+const PIECE_BYTES_MAX = 256 << 10;
 
 export function openLocalfs(config: LocalfsConfig): Backend {
   const where = config.blobFile !== '' ? config.blobFile : config.dir;
@@ -34,18 +36,22 @@ export function openLocalfs(config: LocalfsConfig): Backend {
   return {
     kind: 'localfs',
     where,
-    async read(blobId, offset, bytes, signal) {
+    async read(blobId, offset, bytes, signal, sink) {
       signal.throwIfAborted();
-      const buffer = Buffer.allocUnsafeSlow(bytes);
+      const buffer = sink?.buffer ?? Buffer.allocUnsafeSlow(bytes);
+      const pieceBytes = sink === undefined ? bytes : PIECE_BYTES_MAX;
       let got = 0;
       try {
         const file = await fileOf(blobId);
         while (got < bytes) {
-          const { bytesRead } = await file.read(buffer, got, bytes - got, offset + got);
+          const { bytesRead } = await file.read(buffer, got, Math.min(pieceBytes, bytes - got), offset + got);
           if (bytesRead === 0) break;
           got += bytesRead;
+          await sink?.arrived(got);
+          signal.throwIfAborted();
         }
       } catch (error) {
+        signal.throwIfAborted();
         throw readError(blobId, where, error);
       }
       signal.throwIfAborted();

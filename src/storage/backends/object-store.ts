@@ -32,9 +32,9 @@ export function openObjectStore(config: ObjectStoreConfig, client: HttpClient): 
   return {
     kind,
     where: `${endpoint}/${bucket}`,
-    async read(blobId, offset, bytes, signal) {
+    async read(blobId, offset, bytes, signal, sink) {
       const { url, answer } = await request('GET', blobId, { range: rangeHeader(offset, bytes) }, signal);
-      return readRange(client, blobId, url, answer, offset, bytes, signal);
+      return readRange(client, blobId, url, answer, { offset, bytes, sink }, signal);
     },
     async size(blobId, signal) {
       const { url, answer } = await request('HEAD', blobId, {}, signal);

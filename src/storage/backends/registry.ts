@@ -108,9 +108,9 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
   return {
     kind: 'registry',
     where: `${config.host}/${config.repo}`,
-    async read(blobId, offset, bytes, signal) {
+    async read(blobId, offset, bytes, signal, sink) {
       const { url, answer } = await request('GET', blobId, { range: rangeHeader(offset, bytes) }, signal);
-      return readRange(client, blobId, url, answer, offset, bytes, signal);
+      return readRange(client, blobId, url, answer, { offset, bytes, sink }, signal);
     },
     async size(blobId, signal) {
       const { url, answer } = await request('HEAD', blobId, {}, signal);
