@@ -156,8 +156,13 @@ export const ROUTES: Readonly<Record<string, Methods>> = {
   '/api/v1/metrics/pattern': { GET: metrics('Pattern', (m) => m.pattern) },
   '/api/v1/metrics/backend': { GET: metrics('BackendMetrics', (m) => m.backendMetrics) },
   '/api/v1/metrics/blobcache': { GET: metrics('BlobcacheMetrics', (m) => m.blobCacheMetrics) },
-  // Upstream's answer when nothing is in flight; requests live microseconds, and parked ones are counted elsewhere.
-  '/api/v1/metrics/inflight': { GET: get('InflightMetrics', () => DONE) },
+  '/api/v1/metrics/inflight': {
+    GET: get('InflightMetrics', async ({ daemon }) => {
+      const { inflightRequests } = await import('../daemon/inflight.ts');
+      const requests = inflightRequests(daemon.stats);
+      return requests.length === 0 ? DONE : ok(requests);
+    }),
+  },
   '/api/v1/config': {
     GET: get('Configure', ({ daemon }, { query }) => ok(daemon.images.settings(query.get('id')))),
     PUT: withBody('Configure', async ({ daemon }, { query, body }) => {

@@ -5,6 +5,7 @@
  */
 import type { LogLevel } from '../common/log.ts';
 import { LOG_LEVELS } from '../common/log.ts';
+import { STATS_BYTES } from '../fuse/stats-layout.ts';
 import { errnoText } from '../sys/errno.ts';
 import { MNT_DETACH, umount } from '../sys/mount.ts';
 import type { TransportSpec } from '../virtiofs/control.ts';
@@ -48,13 +49,11 @@ export interface DaemonInfo {
   backend_collection: Record<string, BackendInfo> | null;
 }
 
-/** Room for the counters that the device thread writes and metrics read (`src/virtiofs/stats.ts`). */
-const STATS_BYTES = 4096;
-
 export class Daemon {
   readonly log: LogWriter;
   readonly mounts: Mounts;
   readonly images: LazyImages;
+  /** Counters that the device thread writes and metrics read (`src/fuse/stats-layout.ts`). */
   readonly stats = new SharedArrayBuffer(STATS_BYTES);
   state: DaemonState = 'INIT';
   private readonly device: Device;

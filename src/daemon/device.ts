@@ -31,6 +31,8 @@ export interface DeviceHandlers {
 }
 
 export interface DeviceAnswer {
+  /** Id under which requests of what was mounted are counted. */
+  member: number;
   /** Blobs that the device thread will not touch again; more may follow as `released` when open files are closed. */
   blobs: number[];
 }
@@ -80,12 +82,12 @@ export class Device {
     this.ready.catch(() => {});
   }
 
-  mount(path: string, member: MemberSpec): Promise<DeviceAnswer> {
-    return this.ask((id) => ({ type: 'mount', id, path, member }));
+  mount(path: string, member: MemberSpec, files: SharedArrayBuffer | null): Promise<DeviceAnswer> {
+    return this.ask((id) => ({ type: 'mount', id, path, member, files }));
   }
 
-  remount(path: string, member: MemberSpec): Promise<DeviceAnswer> {
-    return this.ask((id) => ({ type: 'remount', id, path, member }));
+  remount(path: string, member: MemberSpec, files: SharedArrayBuffer | null): Promise<DeviceAnswer> {
+    return this.ask((id) => ({ type: 'remount', id, path, member, files }));
   }
 
   umount(path: string): Promise<DeviceAnswer> {
@@ -150,7 +152,7 @@ export class Device {
     if (waiter === undefined) return;
     this.waiters.delete(message.id);
     clearTimeout(waiter.timer);
-    if (message.error === null) waiter.resolve({ blobs: message.blobs ?? [] });
+    if (message.error === null) waiter.resolve({ blobs: message.blobs ?? [], member: message.member ?? 0 });
     else waiter.reject(daemonError('DEVICE', { errno: message.error.errno, text: message.error.message }));
   }
 

@@ -40,11 +40,12 @@ export class LazyImages implements Images {
   constructor(private readonly log: Logger) {}
 
   async open(path: string, bootstrapPath: string, configText: string): Promise<OpenedImage> {
-    const [{ BlobStore }, { parseConfig }, { openImage }, { shownConfig }] = await Promise.all([
+    const [{ BlobStore }, { parseConfig }, { openImage }, { shownConfig }, { FileStats }] = await Promise.all([
       import('../storage/store.ts'),
       import('../storage/config.ts'),
       import('../rafs/open-image.ts'),
       import('./shown-config.ts'),
+      import('../fuse/file-stats.ts'),
     ]);
     if (this.store === null) {
       this.store = new BlobStore(this.log);
@@ -68,6 +69,15 @@ export class LazyImages implements Images {
       member: { kind: 'rafs', bootstrapFd: bootstrap.fd, bootstrapPath, blobs, validate: config.validate },
       shownConfig: shownConfig(config),
       configId: config.id,
+      accounting: wantsFiles(config)
+        ? {
+            files: config.iostatsFiles,
+            pattern: config.accessPattern,
+            latest: config.latestReadFiles,
+            shared: FileStats.create(bootstrap.inodes).shared,
+            root: geometry.root,
+          }
+        : null,
       superblock: {
         magic: geometry.version === 6 ? 0xe0f5_e1e2 : 0x5241_4653,
         version: geometry.version * 0x100,
@@ -191,6 +201,9 @@ export class LazyImages implements Images {
     };
   }
 }
+
+const wantsFiles = (config: StorageConfig): boolean =>
+  config.iostatsFiles || config.accessPattern || config.latestReadFiles;
 
 /** Mount point or `device.id`, with or without a leading slash (kata-contract 4.5 and 8, entry 12). */
 function names(id: string, path: string, config: StorageConfig): boolean {

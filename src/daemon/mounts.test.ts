@@ -43,7 +43,7 @@ class FakeDevice implements MountDevice {
     await sleep(2);
     this.busy--;
     if (this.fail) throw new Error('the device said no');
-    return { blobs: [7] };
+    return { blobs: [7], member: 1 };
   }
 }
 
@@ -56,7 +56,8 @@ class FakeImages implements Images {
     if (config === 'bad') throw new Error('bad config');
     this.opened++;
     const member = { kind: 'rafs', bootstrapFd: -1, bootstrapPath: bootstrap, blobs: [], validate: false } as const;
-    return { member: { ...member, blobs: [] }, shownConfig: { version: 2 }, configId: '/17', superblock: {} };
+    const shown = { shownConfig: { version: 2 }, configId: '/17', accounting: null, superblock: {} };
+    return { member: { ...member, blobs: [] }, ...shown };
   }
   abandon(): void {
     this.abandoned++;

@@ -20,6 +20,16 @@ export interface MountRequest {
   prefetchFiles: readonly string[] | null;
 }
 
+/** Counters of each file of an image, and which of them its configuration wants (kata-contract 3.4). */
+export interface FileAccounting {
+  files: boolean;
+  pattern: boolean;
+  latest: boolean;
+  shared: SharedArrayBuffer;
+  /** Inode number of the root, which the device thread counts as node 1. */
+  root: number;
+}
+
 /** A RAFS image that is open on main's side. */
 export interface OpenedImage {
   member: Extract<MemberSpec, { kind: 'rafs' }>;
@@ -27,6 +37,8 @@ export interface OpenedImage {
   shownConfig: object;
   /** `device.id` of the configuration: the name of its cache metrics. */
   configId: string;
+  /** What its configuration asks to be counted of each file; null: nothing. */
+  accounting: FileAccounting | null;
   /** Superblock members for `GET /daemon/backend`. */
   superblock: object;
 }
@@ -43,8 +55,8 @@ export interface Images {
 
 /** The device thread as this table uses it. */
 export interface MountDevice {
-  mount(path: string, member: MemberSpec): Promise<DeviceAnswer>;
-  remount(path: string, member: MemberSpec): Promise<DeviceAnswer>;
+  mount(path: string, member: MemberSpec, files: SharedArrayBuffer | null): Promise<DeviceAnswer>;
+  remount(path: string, member: MemberSpec, files: SharedArrayBuffer | null): Promise<DeviceAnswer>;
   umount(path: string): Promise<DeviceAnswer>;
 }
 
@@ -55,6 +67,8 @@ export interface Mount {
   /** UTC, in the shape upstream's nydusctl parses (kata-contract 4.4). */
   mountedTime: string;
   image: OpenedImage | null;
+  /** Id under which its requests are counted. */
+  member: number;
 }
 
 const PASSTHROUGH_NAMES: readonly string[] = ['passthrough_fs', 'passthroughfs', 'passthrough'];
@@ -86,14 +100,22 @@ export class Mounts {
       if (this.table.has(path)) throw daemonError('MOUNT_EXISTS', { path });
       const image = isRafs ? await this.open(path, request) : null;
       const member = image === null ? await passthrough(path, request.source) : image.member;
+      let id: number;
       try {
-        await this.device.mount(path, member);
+        id = (await this.device.mount(path, member, image?.accounting?.shared ?? null)).member;
       } catch (error) {
         if (image !== null) this.images.abandon(image);
         throw failed(path, request.source, error);
       }
       const kind = isRafs ? 'Rafs' : 'PassthroughFs';
-      this.table.set(path, { path, kind, source: request.source, mountedTime: timestamp(new Date()), image });
+      this.table.set(path, {
+        path,
+        kind,
+        source: request.source,
+        mountedTime: timestamp(new Date()),
+        image,
+        member: id,
+      });
     });
   }
 
@@ -105,13 +127,16 @@ export class Mounts {
       if (old === undefined) throw daemonError('MOUNT_UNKNOWN', { path });
       if (!checkRequest(request) || old.image === null) throw daemonError('MOUNT_NOT_RAFS', { path });
       const image = await this.open(path, request);
+      let member: number;
       try {
-        this.images.release((await this.device.remount(path, image.member)).blobs);
+        const answer = await this.device.remount(path, image.member, image.accounting?.shared ?? null);
+        this.images.release(answer.blobs);
+        member = answer.member;
       } catch (error) {
         this.images.abandon(image);
         throw failed(path, request.source, error);
       }
-      this.table.set(path, { ...old, source: request.source, mountedTime: timestamp(new Date()), image });
+      this.table.set(path, { ...old, source: request.source, mountedTime: timestamp(new Date()), image, member });
     });
   }
 

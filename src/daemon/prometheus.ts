@@ -3,10 +3,12 @@
  * memory and the blob store's numbers; reading them stops nobody.
  */
 import { OPS } from '../fuse/opcodes.ts';
-import { type StatName, Stats } from '../fuse/stats.ts';
+import { LATENCY_BOUNDS_MS, type StatName } from '../fuse/stats-layout.ts';
+import { StatsView } from '../fuse/stats-view.ts';
 import type { StoreStats } from '../storage/stats.ts';
 import { BUILD_INFO } from './build-info.ts';
 import type { Daemon } from './daemon.ts';
+import { inflightRequests } from './inflight.ts';
 
 export const PROMETHEUS_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
 
@@ -43,9 +45,10 @@ const STORE: Readonly<Record<keyof StoreStats, readonly [name: string, kind: Kin
 };
 
 export function prometheusText(daemon: Daemon): string {
-  const stats = new Stats(daemon.stats);
+  const stats = new StatsView(daemon.stats);
   const store = daemon.images.storeStats;
   const mounts = [...daemon.mounts.list()];
+  const inflight = inflightRequests(daemon.stats);
   const ops = Object.entries(OPS);
   const perOpcode = (count: (op: number) => number): Sample[] =>
     ops.map(([opcode, { op }]): Sample => [{ opcode }, count(op)]);
@@ -70,6 +73,17 @@ export function prometheusText(daemon: Daemon): string {
       'FUSE requests answered with an error',
       perOpcode((op) => stats.errors(op)),
     ),
+    ...latencies(stats),
+    metric(
+      'queue_depth',
+      'gauge',
+      'Requests found in a virtqueue when it was last looked at; queue 0 is hiprio',
+      stats.queueDepths().map((depth, queue): Sample => [{ queue: String(queue) }, depth]),
+    ),
+    metric('inflight_requests', 'gauge', 'Requests not answered yet', [[{}, inflight.length]]),
+    metric('inflight_oldest_seconds', 'gauge', 'Age of the oldest request not answered yet', [
+      [{}, (inflight[0]?.age_ms ?? 0) / 1000],
+    ]),
     ...Object.entries(DEVICE).map(([key, [name, kind, help]]) =>
       metric(name, kind, help, [[{}, stats.get(key as StatName)]]),
     ),
@@ -78,6 +92,28 @@ export function prometheusText(daemon: Daemon): string {
     ),
     metric('log_dropped_lines_total', 'counter', 'Log lines nobody read', [[{}, daemon.log.dropped]]),
   ].join('');
+}
+
+/** A histogram of each opcode that ever came. */
+function latencies(stats: StatsView): string[] {
+  const name = 'nydusd_request_duration_seconds';
+  const lines = Object.entries(OPS).flatMap(([opcode, { op }]) => {
+    const { buckets, sumMs } = stats.latency(op);
+    let count = 0;
+    const samples = buckets.map((requests, i) => {
+      count += requests;
+      const bound = LATENCY_BOUNDS_MS[i];
+      const le = bound === undefined ? '+Inf' : String(bound / 1000);
+      return `${name}_bucket${labelText({ opcode, le })} ${count}\n`;
+    });
+    if (count === 0) return [];
+    const label = labelText({ opcode });
+    return [...samples, `${name}_sum${label} ${sumMs / 1000}\n`, `${name}_count${label} ${count}\n`];
+  });
+  return [
+    `# HELP ${name} From taking a request up to its reply, waiting included\n# TYPE ${name} histogram\n`,
+    ...lines,
+  ];
 }
 
 function metric(name: string, kind: Kind, help: string, samples: readonly Sample[]): string {

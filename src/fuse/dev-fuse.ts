@@ -18,7 +18,8 @@ import { DEV_FUSE_POLICY, MAX_WRITE_BYTES } from './init.ts';
 import { OPS } from './opcodes.ts';
 import { type AsyncIo, REPLY_BODY_BYTES_MAX, REQUEST_BYTES_MAX, type Request } from './request.ts';
 import { type Port, REACH, Session, type SessionLog } from './session.ts';
-import { STAT, type Stats } from './stats.ts';
+import type { Stats } from './stats.ts';
+import { STAT } from './stats-layout.ts';
 import { IN_HEADER, IN_HEADER_BYTES, OUT_HEADER_BYTES } from './wire/layout.ts';
 
 /** One WRITE: its data, in_header and write_in, rounded up generously (the kernel demands 8 KiB at least). */

@@ -7,31 +7,31 @@
  */
 import { assertBound } from './assert.ts';
 import { RESUME, type Request } from './request.ts';
+import { PARKED_IN_USE, PARKED_MAX, PARKED_REQUEST_BYTES_MAX, parkedIn } from './stats-layout.ts';
 import { IN_HEADER_BYTES } from './wire/layout.ts';
 
-/** As many as the descriptors of four full queues of 1024: beyond that a guest has nothing left to ask with. */
-export const PARKED_MAX = 4096;
-
-/** Largest request that parks: COPY_FILE_RANGE with 40 + 56 bytes; READ has 80. */
-export const PARKED_REQUEST_BYTES_MAX = 128;
+export { PARKED_MAX } from './stats-layout.ts';
 
 const WORDS = PARKED_REQUEST_BYTES_MAX / 4;
 
 export class ParkTable {
-  private readonly saved = new Uint32Array(PARKED_MAX * WORDS);
+  private readonly saved: Uint32Array;
   private readonly savedBytes = new Uint16Array(PARKED_MAX);
   private readonly resume = new Uint8Array(PARKED_MAX);
   private readonly attempts = new Int8Array(PARKED_MAX);
+  private readonly sincesMs: Float64Array;
   private readonly pinned = new Uint8Array(PARKED_MAX);
   private readonly generation = new Float64Array(PARKED_MAX).fill(1);
-  private readonly next = new Int16Array(PARKED_MAX);
+  private readonly next: Int16Array;
   /** Result of a completion that could not be sent yet; NaN: none. */
   private readonly deferred = new Float64Array(PARKED_MAX).fill(Number.NaN);
   private free = 0;
   /** Slots in use. */
   count = 0;
 
-  constructor() {
+  /** @param shared where `GET /api/v1/metrics/inflight` reads them */
+  constructor(shared: SharedArrayBuffer) {
+    ({ saved: this.saved, sincesMs: this.sincesMs, next: this.next } = parkedIn(shared));
     for (let i = 0; i < PARKED_MAX; i++) this.next[i] = i + 1 === PARKED_MAX ? -1 : i + 1;
   }
 
@@ -40,7 +40,6 @@ export class ParkTable {
     const slot = this.free;
     if (slot < 0 || request.bytes > PARKED_REQUEST_BYTES_MAX) return 0;
     this.free = this.next[slot] as number;
-    this.next[slot] = -2; // in use
     const words = request.memory.u32;
     const base = slot * WORDS;
     const count = (request.bytes + 3) >> 2;
@@ -48,8 +47,10 @@ export class ParkTable {
     this.savedBytes[slot] = request.bytes;
     this.resume[slot] = resume;
     this.attempts[slot] = Math.min(request.attempt, 127);
+    this.sincesMs[slot] = request.sinceMs;
     this.pinned[slot] = pins ? 1 : 0;
     this.deferred[slot] = Number.NaN;
+    this.next[slot] = PARKED_IN_USE;
     this.count++;
     return (this.generation[slot] as number) * PARKED_MAX + slot;
   }
@@ -78,7 +79,7 @@ export class ParkTable {
   }
 
   inUse(slot: number): boolean {
-    return this.next[slot] === -2;
+    return this.next[slot] === PARKED_IN_USE;
   }
 
   isPinned(slot: number): boolean {
@@ -110,6 +111,7 @@ export class ParkTable {
     for (let i = 0; i < count; i++) words[i] = this.saved[base + i] as number;
     request.bytes = bytes;
     request.attempt = this.attempts[slot] as number;
+    request.sinceMs = this.sincesMs[slot] as number;
   }
 
   /** Gives the slot back; its ticket is void from now on. */
@@ -123,7 +125,8 @@ export class ParkTable {
 
   /** Header and arguments of a slot, for the dump. */
   savedBytesOf(slot: number): Uint8Array {
-    return new Uint8Array(this.saved.buffer, slot * PARKED_REQUEST_BYTES_MAX, this.savedBytes[slot]).slice();
+    const at = this.saved.byteOffset + slot * PARKED_REQUEST_BYTES_MAX;
+    return new Uint8Array(this.saved.buffer, at, this.savedBytes[slot]).slice();
   }
 
   /**
@@ -134,10 +137,11 @@ export class ParkTable {
     const slot = this.free;
     if (slot < 0 || bytes.length < IN_HEADER_BYTES || bytes.length > PARKED_REQUEST_BYTES_MAX) return -1;
     this.free = this.next[slot] as number;
-    this.next[slot] = -2;
-    new Uint8Array(this.saved.buffer, slot * PARKED_REQUEST_BYTES_MAX, bytes.length).set(bytes);
+    this.next[slot] = PARKED_IN_USE;
+    new Uint8Array(this.saved.buffer, this.saved.byteOffset + slot * PARKED_REQUEST_BYTES_MAX, bytes.length).set(bytes);
     this.savedBytes[slot] = bytes.length;
     this.resume[slot] = RESUME.RERUN;
+    this.sincesMs[slot] = 0;
     this.attempts[slot] = -1; // `answer` counts it up to the first run
     this.pinned[slot] = 0;
     this.deferred[slot] = Number.NaN;

@@ -110,6 +110,8 @@ export class Request {
 
   /** 0 on the first run, n on the n-th rerun of a parked request. */
   attempt = 0;
+  /** When a parked request was taken up, in ms of `Stats`; 0: since the last look at the clock. */
+  sinceMs = 0;
   negotiated: Negotiated = { minor: 0, flags: 0, flags2: 0, maxWriteBytes: 0 };
   parking: Parking = REFUSE_PARKING;
   io: AsyncIo = REFUSE_IO;

@@ -8,7 +8,8 @@ import { OPCODE_COUNT, OPS, OPS_BY_CODE, type OpName } from './opcodes.ts';
 import { PARKED_MAX } from './park-table.ts';
 import { type AsyncIo, PARKED, RESUME, type Request } from './request.ts';
 import { type Port, REACH, Session } from './session.ts';
-import { STAT, Stats } from './stats.ts';
+import { Stats } from './stats.ts';
+import { STAT } from './stats-layout.ts';
 import { IN_HEADER_BYTES, OUT_HEADER_BYTES } from './wire/layout.ts';
 
 const NO_IO: AsyncIo = { fsync: () => -95, syncfs: () => -95, read: () => -95 };
@@ -99,7 +100,7 @@ test('a handler that throws is EIO for that request only, and one line says so',
   assert.ok(r.lines.some((l) => l.includes('GETATTR threw') && l.includes('upside down')));
   broken = false;
   assert.equal(r.send(OPS.GETATTR.op), OUT_HEADER_BYTES + 104);
-  assert.equal(r.session.stats.get('exceptions'), 1);
+  assert.equal(r.session.stats.values[STAT.exceptions], 1);
 });
 
 test('unknown opcodes are ENOSYS, cut requests EINVAL, both answered with their unique', () => {

@@ -17,7 +17,8 @@ import { type InitPolicy, negotiate, putInitOut } from './init.ts';
 import { OP_NAMES, OPCODE_COUNT, OPS, OPS_BY_CODE, type OpSpec, type SessionOps } from './opcodes.ts';
 import { PARKED_MAX, ParkTable } from './park-table.ts';
 import { type AsyncIo, PARKED, type Parking, RESUME, Request } from './request.ts';
-import { STAT, type Stats } from './stats.ts';
+import type { Stats } from './stats.ts';
+import { STAT } from './stats-layout.ts';
 import type { Trace } from './trace.ts';
 import { IN_HEADER, IN_HEADER_BYTES, INIT_OUT_BYTES, OUT_HEADER, OUT_HEADER_BYTES } from './wire/layout.ts';
 
@@ -56,7 +57,7 @@ const LINES_MAX = 16;
 
 export class Session implements Parking, SessionOps {
   readonly request = new Request();
-  readonly parked = new ParkTable();
+  readonly parked: ParkTable;
   /** Set while tracing: one line per request and reply. */
   trace: Trace | null = null;
   private unknownLogged = 0;
@@ -71,6 +72,8 @@ export class Session implements Parking, SessionOps {
     private readonly log: SessionLog,
   ) {
     this.request.parking = this;
+    this.parked = new ParkTable(stats.shared);
+    stats.servesAt(this.request.memory.address);
     this.request.io = io;
   }
 
@@ -87,6 +90,7 @@ export class Session implements Parking, SessionOps {
     const request = this.request;
     const words = request.memory.u32;
     request.attempt = 0;
+    request.sinceMs = 0;
     request.uniqueLow = words[IN_HEADER.UNIQUE] as number;
     request.uniqueHigh = words[IN_HEADER.UNIQUE + 1] as number;
     if (request.bytes < IN_HEADER_BYTES) return this.malformed();
@@ -113,8 +117,9 @@ export class Session implements Parking, SessionOps {
     } catch (error) {
       result = this.threw(op, error);
     }
+    words[IN_HEADER.OPCODE] = 0; // nobody is being served: see `inflight.ts`
     if (result === PARKED) return PARKED;
-    this.stats.count(op, result);
+    this.stats.count(op, request, result);
     if (spec.reply === 'none') {
       if (result < 0) this.stats.add(STAT.badRequests, 1);
       return 0;
@@ -170,12 +175,14 @@ export class Session implements Parking, SessionOps {
   }
 
   private malformed(): number {
+    this.request.memory.u32[IN_HEADER.OPCODE] = 0;
     this.stats.add(STAT.badRequests, 1);
     if (this.badLogged++ < LINES_MAX) this.log('warn', 'guest sent a request whose length cannot be: answered EINVAL');
     return this.putError(-errno.EINVAL);
   }
 
   private unknown(op: number): number {
+    this.request.memory.u32[IN_HEADER.OPCODE] = 0;
     this.stats.add(STAT.unknownOpcodes, 1);
     if (this.unknownLogged++ < LINES_MAX) this.log('warn', `guest sent unknown opcode ${op}: answered ENOSYS`);
     return this.putError(-errno.ENOSYS);
@@ -193,6 +200,7 @@ export class Session implements Parking, SessionOps {
   // -- Parking ---------------------------------------------------------------------------------------------------
 
   park(resume: number, pins: boolean): number {
+    if (this.request.sinceMs === 0) this.request.sinceMs = this.stats.nowMs;
     const ticket = this.parked.park(this.request, resume, pins);
     if (ticket === 0) return 0;
     this.port.keep(this.parked.slotOf(ticket), pins);
@@ -232,6 +240,7 @@ export class Session implements Parking, SessionOps {
     request.uniqueHigh = words[IN_HEADER.UNIQUE + 1] as number;
     request.opcode = words[IN_HEADER.OPCODE] as number;
     if (!this.port.restore(slot, request)) {
+      words[IN_HEADER.OPCODE] = 0;
       this.release(slot);
       this.stats.add(STAT.droppedReplies, 1);
       return;
@@ -246,7 +255,10 @@ export class Session implements Parking, SessionOps {
         return;
       }
     } else {
-      this.stats.count(request.opcode, result);
+      words[IN_HEADER.OPCODE] = 0;
+      request.nodeLow = words[IN_HEADER.NODEID] as number;
+      request.nodeHigh = words[IN_HEADER.NODEID + 1] as number;
+      this.stats.count(request.opcode, request, result);
       request.bulkReply = spec.reply === 'data' && result >= 0;
       bytes = this.finish(spec, result);
     }
@@ -322,13 +334,14 @@ export class Session implements Parking, SessionOps {
   }
 
   /** A parked request is given up with EINTR; one that runs is over before its INTERRUPT is seen. */
-  interrupt(_request: Request, args: InterruptArgs): number {
+  interrupt(request: Request, args: InterruptArgs): number {
     for (let slot = 0; slot < PARKED_MAX && this.parked.count > 0; slot++) {
       if (this.parked.inUse(slot) && this.parked.hasUnique(slot, args.uniqueLow, args.uniqueHigh)) {
         if (!this.parked.isPinned(slot)) this.answer(slot, -errno.EINTR);
         break;
       }
     }
+    request.sinceMs = 0; // answering the other one has changed it
     return 0;
   }
 

@@ -105,6 +105,11 @@ export class SplitRing implements Vring {
     return this.#nextAvail;
   }
 
+  /** Heads seen in the available ring and not fetched yet. */
+  get waiting(): number {
+    return (this.#seenAvail - this.#nextAvail) & 0xffff;
+  }
+
   /** used.idx as published last. */
   get usedIdx(): number {
     return (this.#nextUsed - this.#unpublished) & 0xffff;

@@ -43,10 +43,10 @@ export interface DeviceThreadData {
 }
 
 export type ToDevice =
-  /** Mount `member` at `path` ('/' or '/a/b'); answered. */
-  | { type: 'mount'; id: number; path: string; member: MemberSpec }
+  /** Mount `member` at `path` ('/' or '/a/b'); answered. `files`: where its files are counted (`file-stats.ts`). */
+  | { type: 'mount'; id: number; path: string; member: MemberSpec; files: SharedArrayBuffer | null }
   /** Replace what is mounted at `path`: open files keep the old one, lookups see the new; answered. */
-  | { type: 'remount'; id: number; path: string; member: MemberSpec }
+  | { type: 'remount'; id: number; path: string; member: MemberSpec; files: SharedArrayBuffer | null }
   /** Answered at once, also while reads are parked there (those get an error). */
   | { type: 'umount'; id: number; path: string }
   /** A fetch asked for with `ticket` ended: 0, or -errno. */
@@ -66,9 +66,10 @@ export type FromDevice =
   | { type: 'failed'; message: string }
   /**
    * To a mount, remount, umount or stop. After an error main keeps the bootstrap descriptor and the blobs. `blobs` are
-   * handles that the device thread will not touch again: main closes them.
+   * handles that the device thread will not touch again: main closes them. `member`: the id under which requests of
+   * what was mounted are counted.
    */
-  | { type: 'answer'; id: number; error: { errno: number; message: string } | null; blobs?: number[] }
+  | { type: 'answer'; id: number; error: { errno: number; message: string } | null; blobs?: number[]; member?: number }
   /** As `blobs` of an answer, later: the last open file of a removed member was closed. */
   | { type: 'released'; blobs: number[] }
   /** Bring these chunks into the cache and answer with `fetched`. */

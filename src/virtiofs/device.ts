@@ -11,7 +11,8 @@
 import type { FileSystem } from '../fuse/file-system.ts';
 import { VIRTIOFS_POLICY } from '../fuse/init.ts';
 import { Session, type SessionLog } from '../fuse/session.ts';
-import { STAT, type Stats } from '../fuse/stats.ts';
+import type { Stats } from '../fuse/stats.ts';
+import { STAT } from '../fuse/stats-layout.ts';
 import { errnoText } from '../sys/errno.ts';
 import { close } from '../sys/io.ts';
 import type { Epoll } from '../sys/wait.ts';
@@ -39,6 +40,8 @@ const SETTLE_MS = 500;
 export type VirtioSpec = Extract<TransportSpec, { kind: 'virtiofs' }>;
 
 interface DeviceQueue extends Queue {
+  /** Requests found when it was last looked at. */
+  depth: number;
   readonly vhost: BackendRing;
 }
 
@@ -135,7 +138,14 @@ export class VirtioFsDevice implements BackendOwner {
       served += part;
       if (part < REQUESTS_PER_PUBLISH) break;
     }
+    this.found(queue, served + queue.ring.waiting);
     return served;
+  }
+
+  private found(queue: DeviceQueue, depth: number): void {
+    if (depth === queue.depth) return;
+    queue.depth = depth;
+    this.stats.depth(queue.index, depth);
   }
 
   /** Publishes what was completed and signals the guest once if it wants that. */
@@ -174,7 +184,7 @@ export class VirtioFsDevice implements BackendOwner {
   ringStarted(ring: BackendRing, resumed: boolean): void {
     let queue = this.queues.find((q) => q.index === ring.index);
     if (queue === undefined) {
-      queue = { index: ring.index, ring: ring.vring, vhost: ring, running: false, life: 0, dirty: false };
+      queue = { index: ring.index, ring: ring.vring, vhost: ring, running: false, life: 0, dirty: false, depth: 0 };
       this.queues.push(queue);
       this.queues.sort((a, b) => a.index - b.index); // hiprio is 0 and comes first
     }
@@ -209,6 +219,7 @@ export class VirtioFsDevice implements BackendOwner {
   disconnected(reason: string): void {
     this.log('info', `VMM disconnected: ${reason}`);
     this.endSession();
+    for (const queue of this.queues) this.found(queue, 0);
     this.queues = [];
     this.backend = null;
     this.onSession(false);

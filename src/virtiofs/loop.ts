@@ -8,7 +8,7 @@
  * Nothing in it awaits, and nothing throws past its event: a failure is logged and the loop is entered again.
  */
 import type { Stats } from '../fuse/stats.ts';
-import { STAT } from '../fuse/stats.ts';
+import { STAT } from '../fuse/stats-layout.ts';
 import { EPOLL, type Epoll } from '../sys/wait.ts';
 import type { Polling } from './polling.ts';
 
@@ -16,9 +16,6 @@ import type { Polling } from './polling.ts';
 export const TOKEN = { WAKE: 1, URING: 2, LISTENER: 3, SOCKET: 4, FUSE: 5, KICK: 16 } as const;
 
 export const READABLE: number = EPOLL.IN;
-
-/** Taken once: the global is a getter, which costs more than the clock itself. */
-const clock = performance;
 
 /** Looks at the rings between two looks at the clock, which costs as much as four of them. */
 const LOOKS_PER_CLOCK = 8;
@@ -46,11 +43,13 @@ export function runLoop(epoll: Epoll, body: LoopBody, polling: Polling, stats: S
   while (!body.stopped()) {
     try {
       const sleeping = timeoutMs !== 0;
-      const from = sleeping ? clock.now() : 0;
+      if (sleeping) stats.tick();
+      const fromMs = stats.nowMs;
       const events = epoll.wait(timeoutMs);
       if (sleeping) {
+        stats.tick();
         stats.values[STAT.wakeups]!++;
-        polling.slept((clock.now() - from) * 1000);
+        polling.slept((stats.nowMs - fromMs) * 1000);
       }
       for (let i = 0; i < events; i++) body.event(epoll.tokenAt(i));
       busyTurns = 0;
@@ -73,7 +72,8 @@ export function runLoop(epoll: Epoll, body: LoopBody, polling: Polling, stats: S
 /** Looks at the rings for the window's length; true when requests came (and were served). */
 function pollFor(body: LoopBody, polling: Polling, stats: Stats): boolean {
   if (polling.windowUs === 0) return false;
-  const until = clock.now() + polling.windowUs / 1000;
+  stats.tick();
+  const until = stats.nowMs + polling.windowUs / 1000;
   do {
     for (let i = 0; i < LOOKS_PER_CLOCK; i++) {
       if (body.serve() === 0) continue;
@@ -81,6 +81,7 @@ function pollFor(body: LoopBody, polling: Polling, stats: Stats): boolean {
       stats.values[STAT.pollHits]!++;
       return true;
     }
-  } while (clock.now() < until);
+    stats.tick();
+  } while (stats.nowMs < until);
   return false;
 }

@@ -7,6 +7,7 @@
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { explain } from '../common/app-error.ts';
 import { DevFuse } from '../fuse/dev-fuse.ts';
+import { FileStats } from '../fuse/file-stats.ts';
 import type { Session } from '../fuse/session.ts';
 import { Stats } from '../fuse/stats.ts';
 import { Arena } from '../sys/arena.ts';
@@ -16,7 +17,7 @@ import { umask } from '../sys/path.ts';
 import { drain, Epoll, eventfd } from '../sys/wait.ts';
 import { createMember } from '../vfs/members.ts';
 import { Union } from '../vfs/union.ts';
-import type { DeviceThreadData, FromDevice, MemberSpec, ToDevice } from './control.ts';
+import type { DeviceThreadData, FromDevice, ToDevice } from './control.ts';
 import { pollingPays } from './cpus.ts';
 import { VirtioFsDevice } from './device.ts';
 import { DeviceIo } from './device-io.ts';
@@ -143,7 +144,7 @@ class DeviceThread implements LoopBody {
     switch (message.type) {
       case 'mount':
       case 'remount':
-        this.mount(message.type, message.id, message.path, message.member);
+        this.mount(message);
         return;
       case 'umount':
         this.umount(message.id, message.path);
@@ -167,7 +168,7 @@ class DeviceThread implements LoopBody {
     }
   }
 
-  private mount(how: 'mount' | 'remount', id: number, path: string, spec: MemberSpec): void {
+  private mount({ type: how, id, path, member: spec, files }: Extract<ToDevice, { type: 'mount' | 'remount' }>): void {
     const allowed = how === 'mount' ? this.union.check(path) : 0;
     if (allowed < 0) {
       this.answer(id, allowed, `${how} on ${path}: ${errnoText(allowed)}`);
@@ -193,7 +194,8 @@ class DeviceThread implements LoopBody {
           spec.blobs.map((blob) => blob.handle),
         );
       }
-      this.answer(id, result, `${how} on ${path}: ${errnoText(result)}`);
+      if (result === 0) this.stats.mounted(memberId, files === null ? null : new FileStats(files));
+      this.answer(id, result, `${how} on ${path}: ${errnoText(result)}`, memberId);
     } catch (error) {
       // An AppError of the member says what is wrong with the image or the directory; the errno is for machines.
       this.answer(id, -errno.EINVAL, explain(error));
@@ -208,15 +210,16 @@ class DeviceThread implements LoopBody {
   /** The last use of a member ended: what is parked there gets an answer, main may close its blobs. */
   private memberGone(memberId: number): void {
     this.transport.session.failParkedOf(memberId, -errno.ESTALE);
+    this.stats.unmounted(memberId);
     const blobs = this.blobs.get(memberId);
     if (blobs === undefined) return;
     this.blobs.delete(memberId);
     this.port.postMessage({ type: 'released', blobs } satisfies FromDevice);
   }
 
-  private answer(id: number, result: number, text: string): void {
+  private answer(id: number, result: number, text: string, member = 0): void {
     const error = result < 0 ? { errno: -result, message: text } : null;
-    this.port.postMessage({ type: 'answer', id, error } satisfies FromDevice);
+    this.port.postMessage({ type: 'answer', id, error, member } satisfies FromDevice);
   }
 
   private stop(id: number): void {

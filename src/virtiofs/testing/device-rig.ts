@@ -5,7 +5,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { bundleWorker } from '../../common/bundle.testing.ts';
-import { STATS_BYTES, Stats } from '../../fuse/stats.ts';
+import { STATS_BYTES } from '../../fuse/stats-layout.ts';
+import { StatsView } from '../../fuse/stats-view.ts';
 import { eventfd, notify } from '../../sys/wait.ts';
 import { listenAt } from '../../vhost/listener.ts';
 import { COMMAND, type DeviceWorkerData, SHARED } from './device-worker.ts';
@@ -14,7 +15,8 @@ const COMMAND_TIMEOUT_MS = 20_000;
 
 export class DeviceRig {
   readonly sock: string;
-  readonly stats = new Stats(new SharedArrayBuffer(STATS_BYTES));
+  private readonly counters = new SharedArrayBuffer(STATS_BYTES);
+  readonly stats = new StatsView(this.counters);
   /** Words of the control block, see SHARED; fresh after each command. */
   readonly shared: Int32Array;
   private readonly dir = fs.mkdtempSync(path.join(os.tmpdir(), 'device-'));
@@ -31,7 +33,7 @@ export class DeviceRig {
       fd: listenAt(this.sock),
       wakeFd: this.wakeFd,
       control,
-      stats: this.stats.shared,
+      stats: this.counters,
       polling: true,
     };
     this.worker = new Worker(this.bundle, { workerData, execArgv: [] });
