@@ -4,7 +4,7 @@ import type { Daemon } from '../daemon/daemon.ts';
 import { ROUTES } from './routes.ts';
 
 const ask = async (path: string, daemon: Partial<Daemon>) => {
-  const target = { daemon: daemon as Daemon, exit: () => {} };
+  const target = { daemon: daemon as Daemon, exit: () => {}, strictUmount: false };
   return (await ROUTES[path]!.GET!.run(target, { query: new URLSearchParams(), body: Buffer.alloc(0) })).status;
 };
 

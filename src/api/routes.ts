@@ -12,6 +12,8 @@ export interface Routed {
   daemon: Daemon;
   /** Ends the process as SIGTERM does. */
   exit(): void;
+  /** No tolerance for umounts of what is not mounted. */
+  strictUmount: boolean;
 }
 
 export interface Answer {
@@ -84,13 +86,13 @@ const remount = withBody('Mount', async ({ daemon }, ask) => {
   return DONE;
 });
 
-const umount = send('Mount', async ({ daemon }, ask) => {
+const umount = send('Mount', async ({ daemon, strictUmount }, ask) => {
   const where = mountpointOf(ask);
   try {
     await daemon.mounts.umount(where);
   } catch (error) {
     const unknown = (error as { code?: unknown }).code === 'MOUNT_UNKNOWN';
-    if (!unknown || !where.startsWith(TOLERANT_UMOUNT_PREFIX)) throw error;
+    if (!unknown || strictUmount || !where.startsWith(TOLERANT_UMOUNT_PREFIX)) throw error;
     daemon.log.warn(`umount of ${where}, where nothing is mounted: nothing to do`);
   }
   return DONE;

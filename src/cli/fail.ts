@@ -11,11 +11,13 @@ export const EXIT_USAGE = 2;
 
 interface Facts {
   USAGE: { command: string; text: string };
+  NOT_SERVED: { mode: string; instead: string };
 }
 
-/** Errors of the command line itself; they end with exit code 2. */
+/** USAGE: a mistake on the command line, exit code 2. NOT_SERVED: right, but not to be had here, exit code 1. */
 export const usageError = defineErrors<Facts>({
   USAGE: { retryable: false, say: ({ command, text }) => `${text}. Try '${command} --help'` },
+  NOT_SERVED: { retryable: false, say: ({ mode, instead }) => `${mode} is not served by this daemon; use ${instead}` },
 });
 
 /** Prints to stdout. A reader that has gone away (`nydusd --help | head`) is no error. */

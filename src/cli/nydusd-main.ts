@@ -79,7 +79,8 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
   if (plan.apisock !== null) {
     // Imported here, so that the worker boots while this thread loads Node's HTTP server.
     const { ApiServer } = await import('../api/server.ts');
-    const api = new ApiServer({ daemon, exit: () => life.end(EXIT_OK, 'asked by the API') }, log);
+    const exit = () => life.end(EXIT_OK, 'asked by the API');
+    const api = new ApiServer({ daemon, exit, strictUmount: plan.strictUmount }, log);
     life.stops(api);
     await api.listen(plan.apisock);
     life.ownsSocket(plan.apisock);

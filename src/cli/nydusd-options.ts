@@ -25,6 +25,7 @@ const OPTIONS = {
   },
   supervisor: { value: 'PATH', help: 'Accepted; fail-over is not built yet' },
   upgrade: { help: 'Start in INIT and take over; not built yet, refused' },
+  'strict-umount': { help: 'Umount of what is not mounted below /rafs/ is an error, as elsewhere' },
   version: { short: 'V', help: 'Print version, commit and build time' },
   help: { short: 'h', help: 'Print this text' },
 
@@ -99,8 +100,12 @@ export const NYDUSD: CommandSpec<NydusdOptions> = {
   subcommands: {
     virtiofs: 'vhost-user-fs device for a VMM (also without a subcommand, when --sock is given)',
     fuse: 'FUSE mount on this host (also without a subcommand, when --mountpoint is given)',
-    singleton: 'fscache daemon; not built, refused',
+    singleton: 'fscache daemon; not served, refused',
+    daemon: 'the older name of singleton',
+    nbd: 'block device of this host; not served, refused',
+    uffd: 'page faults of a VMM; not served, refused',
   },
+  operands: { nbd: ['DEVICE'] },
   ignored: VIRTIOFSD,
   options: OPTIONS,
   unknown: 'skip',

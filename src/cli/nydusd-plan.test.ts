@@ -44,7 +44,12 @@ describe('modes', () => {
     ['fuse --sock /s', /fuse needs --mountpoint/],
     ['--sock /s --fd 4', /exclude each other/],
     [`--sock /s --tag ${'t'.repeat(37)}`, /has 37 bytes, at most 36 fit/],
-    ['singleton --apisock /a', /singleton .* is not built/],
+    ...['singleton --fscache /f', 'daemon --apisock /a', 'nbd /dev/nbd0', 'uffd -S /s'].map(
+      (argv): [string, RegExp] => [
+        argv,
+        /^AppError: NOT_SERVED: \w+ is not served by this daemon; use virtiofs or fuse/,
+      ],
+    ),
     ['virtiofs --sock /s --upgrade', /live upgrade is not built/],
     ['--sock /s --shared-dir /d --bootstrap /b', /--shared-dir and --bootstrap exclude each other/],
     ['--sock /s --bootstrap /b', /--bootstrap needs --config <FILE> or --localfs-dir/],

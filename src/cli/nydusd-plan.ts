@@ -12,6 +12,9 @@ type Values = OptionValues<NydusdOptions>;
 /** Upstream's default for --rlimit-nofile. */
 const NOFILE_DEFAULT = 1_000_000;
 
+/** Modes of upstream: through fscache, as a block device, by page faults. */
+const NOT_SERVED: readonly string[] = ['singleton', 'daemon', 'nbd', 'uffd'];
+
 /** The mount that exists before RUNNING. */
 export type InitialMount =
   | { kind: 'passthrough'; at: string; source: string }
@@ -29,16 +32,21 @@ export interface Plan {
   /** null: not asked for, so that falling short of the default is not worth a warning. */
   nofile: { limit: number; asked: boolean };
   initial: InitialMount | null;
+  /** Umount of the unknown is an error everywhere. */
+  strictUmount: boolean;
   /** Warnings for the log, one line each. */
   warnings: string[];
 }
 
 const wrong = (text: string) => usageError('USAGE', { command: NYDUSD.name, text });
 
-/** @throws AppError USAGE for missing and contradicting options */
+/** @throws AppError USAGE for missing and contradicting options, NOT_SERVED */
 export function planFrom(parsed: Parsed<NydusdOptions>): Plan {
   const { values } = parsed;
-  if (parsed.subcommand === 'singleton') throw wrong('singleton (fscache) is not built; use virtiofs or fuse');
+  const { subcommand } = parsed;
+  if (subcommand !== null && NOT_SERVED.includes(subcommand)) {
+    throw usageError('NOT_SERVED', { mode: subcommand, instead: 'virtiofs or fuse' });
+  }
   if (values.upgrade) throw wrong('--upgrade: live upgrade is not built yet');
   return {
     mode: modeOf(parsed),
@@ -49,6 +57,7 @@ export function planFrom(parsed: Parsed<NydusdOptions>): Plan {
     logFile: values['log-file'] === undefined ? null : withLogExtension(values['log-file']),
     nofile: { limit: Number(values['rlimit-nofile'] ?? NOFILE_DEFAULT), asked: values['rlimit-nofile'] !== undefined },
     initial: initialMount(values),
+    strictUmount: values['strict-umount'] ?? false,
     warnings: warningsOf(parsed),
   };
 }
