@@ -8,8 +8,8 @@ cd "$(dirname "$0")/.."
 BUILD='build-essential python3'
 # The guests: emulator, shell and tools of the initrd, the kernel that is a process.
 GUESTS='qemu-system-x86 busybox-static user-mode-linux findutils coreutils attr'
-# The host's side of tests: namespaces, /dev/fuse mounts, EROFS tools, a plain OCI registry.
-HOST='util-linux fuse3 erofs-utils docker-registry'
+# The host's side of tests: namespaces, /dev/fuse mounts, EROFS tools, a plain OCI registry, containers.
+HOST='util-linux fuse3 erofs-utils docker-registry containerd runc'
 
 have=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' $BUILD $GUESTS $HOST 2>/dev/null || true)
 missing=''
