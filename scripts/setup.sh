@@ -8,12 +8,14 @@ cd "$(dirname "$0")/.."
 BUILD='build-essential python3'
 # The guests: emulator, shell and tools of the initrd, the kernel that is a process.
 GUESTS='qemu-system-x86 busybox-static user-mode-linux findutils coreutils attr'
-# The host's side of tests: namespaces, /dev/fuse mounts, EROFS tools, a plain OCI registry, containers.
-HOST='util-linux fuse3 erofs-utils docker-registry containerd runc'
+# The host's side of tests: namespaces, /dev/fuse mounts, EROFS tools, partition tables, containers.
+HOST='util-linux fuse3 erofs-utils fdisk containerd runc'
+# The network's side: an OCI registry, a web server (mirror, TLS, signed links), a forward proxy.
+NETWORK='docker-registry nginx-light tinyproxy openssl'
 
-have=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' $BUILD $GUESTS $HOST 2>/dev/null || true)
+have=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' $BUILD $GUESTS $HOST $NETWORK 2>/dev/null || true)
 missing=''
-for package in $BUILD $GUESTS $HOST; do
+for package in $BUILD $GUESTS $HOST $NETWORK; do
   echo "$have" | grep -qx "$package installed" || missing="$missing $package"
 done
 
@@ -29,7 +31,7 @@ if [ -n "$missing" ]; then
   fi
   echo "setup: installing$missing"
   $as_root apt-get update -q
-  # RUNLEVEL=1: packages that carry a service (docker-registry) must not start it; tests start their own.
+  # RUNLEVEL=1: packages that carry a service must not start it; tests start their own.
   $as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -q -y --no-install-recommends $missing
 fi
 

@@ -166,7 +166,7 @@ export const ROUTES: Readonly<Record<string, Methods>> = {
     }),
   },
   '/api/v1/config': {
-    GET: get('Configure', ({ daemon }, { query }) => ok(daemon.images.settings(query.get('id')))),
+    GET: get('Configure', async ({ daemon }, { query }) => ok(await daemon.images.settings(query.get('id')))),
     PUT: withBody('Configure', async ({ daemon }, { query, body }) => {
       await daemon.images.change(query.get('id'), parseObject(body));
       return DONE;

@@ -22,7 +22,6 @@ interface Facts {
   NO_COUNTER: { id: string };
   LOG_LEVEL: { level: string };
   CONFIG_KEY: { key: string };
-  NOT_BUILT: { option: string; what: string };
 }
 
 /** Errors of the daemon: life cycle, sockets, mounts. `src/api` maps the codes to HTTP. */
@@ -60,5 +59,4 @@ export const daemonError = defineErrors<Facts>({
   NO_COUNTER: { retryable: false, say: ({ id }) => `no metrics for ${JSON.stringify(id)}` },
   LOG_LEVEL: { retryable: false, say: ({ level }) => `unknown log level ${JSON.stringify(level)}` },
   CONFIG_KEY: { retryable: false, say: ({ key }) => `unknown configuration key ${JSON.stringify(key)}` },
-  NOT_BUILT: { retryable: false, say: ({ option, what }) => `${option}: ${what} is not built yet` },
 });

@@ -7,7 +7,7 @@ import { closeSync } from 'node:fs';
 import { basename } from 'node:path';
 import type { Logger } from '../common/log.ts';
 import type { OpenedImage as Bootstrap } from '../rafs/open-image.ts';
-import type { RegistryConfig, StorageConfig } from '../storage/config.ts';
+import type { BackendConfig, StorageConfig } from '../storage/config.ts';
 import type { StoreStats } from '../storage/stats.ts';
 import type { BlobStore } from '../storage/store.ts';
 import type { WantedChunk } from '../storage/types.ts';
@@ -27,10 +27,6 @@ interface Parts {
 
 /** The first mount has been answered by then. */
 const TRIM_AFTER_MS = 500;
-
-/** Keys of `PUT /api/v1/config` (kata-contract 4.3). */
-const AUTH = 'registry_auth';
-const NOT_BUILT_KEYS: readonly string[] = ['proxy_url', 'dragonfly_scheduler_endpoint'];
 
 export class LazyImages implements Images {
   private store: BlobStore | null = null;
@@ -125,29 +121,34 @@ export class LazyImages implements Images {
   }
 
   /** `GET /api/v1/config`: with an id its own keys, without one all, prefixed. Credentials show as `***`. */
-  settings(id: string | null): Record<string, string> {
+  async settings(id: string | null): Promise<Record<string, string>> {
+    const { shownSettings } = await import('../storage/config-change.ts');
     const settings: Record<string, string> = {};
-    for (const { path, config } of this.parts.values()) {
-      if (id !== null && !names(id, path, config)) continue;
+    for (const { path, backend } of this.backendsOf(id)) {
       const prefix = id === null ? `${path}:` : '';
-      if (config.backend.kind === 'registry') settings[`${prefix}${AUTH}`] = config.backend.auth.toString();
+      for (const [key, value] of Object.entries(shownSettings(backend))) settings[`${prefix}${key}`] = value;
     }
     return settings;
   }
 
-  /** `PUT /api/v1/config`: new credentials for the images that `id` names (all without one), used from the next 401 on. */
+  /** `PUT /api/v1/config`: changes the images that `id` names (all without one); counts from their next request. */
   async change(id: string | null, settings: Record<string, unknown>): Promise<void> {
-    for (const [key, value] of Object.entries(settings)) {
-      if (NOT_BUILT_KEYS.includes(key)) throw daemonError('NOT_BUILT', { option: key, what: 'a proxy' });
-      if (key !== AUTH || typeof value !== 'string') throw daemonError('CONFIG_KEY', { key: key.slice(0, 60) });
-    }
-    const auth = settings[AUTH];
-    if (typeof auth !== 'string') return;
-    const { Secret } = await import('../storage/secret.ts');
-    for (const { path, config } of this.parts.values()) {
-      const isMeant = config.backend.kind === 'registry' && (id === null || names(id, path, config));
-      if (isMeant) (config.backend as RegistryConfig).auth = new Secret(auth);
-    }
+    const { applyChange, isSetting, parseChange } = await import('../storage/config-change.ts');
+    const unknown = Object.keys(settings).find((key) => !isSetting(key));
+    if (unknown !== undefined) throw daemonError('CONFIG_KEY', { key: unknown.slice(0, 60) });
+    const change = parseChange(settings);
+    for (const { backend } of this.backendsOf(id)) applyChange(backend, change);
+  }
+
+  /** Backend configurations in use by the images that `id` names (all without one). */
+  private backendsOf(id: string | null): { path: string; backend: BackendConfig }[] {
+    return [...this.parts.values()]
+      .filter(({ path, config }) => id === null || names(id, path, config))
+      .flatMap(({ path, handles }) => {
+        const [handle] = handles;
+        const backend = handle === undefined ? undefined : this.store?.backendConfig(handle);
+        return backend === undefined ? [] : [{ path, backend }];
+      });
   }
 
   /** Counters of everything fetched; null before the first image. */

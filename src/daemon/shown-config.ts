@@ -81,8 +81,8 @@ function members(backend: BackendConfig): object {
         access_key_secret: '',
         ...http(backend),
       };
-    default:
-      return {};
+    case 'localdisk':
+      return { device_path: backend.devicePath, disable_gpt: false };
   }
 }
 
@@ -94,13 +94,28 @@ function http(config: HttpConfig): object {
     connect_timeout: config.connectTimeoutMs / 1000,
     retry_limit: config.retryLimit,
     proxy: {
-      url: config.proxy?.url ?? '',
-      ping_url: '',
-      fallback: config.proxy?.fallback ?? true,
-      check_interval: 5,
-      use_http: false,
-      check_pause_elapsed: 300,
+      url: config.proxy.url,
+      ping_url: withoutSecrets(config.proxy.pingUrl),
+      fallback: config.proxy.fallback,
+      check_interval: config.proxy.checkIntervalMs / 1000,
+      use_http: config.proxy.useHttp,
+      check_pause_elapsed: config.proxy.checkPauseMs / 1000,
       dragonfly_scheduler_endpoint: '',
     },
+    mirrors: config.mirrors.map((mirror) => ({
+      host: mirror.host,
+      ping_url: withoutSecrets(mirror.pingUrl),
+      headers: Object.fromEntries(Object.keys(mirror.headers).map((name) => [name, '***'])),
+      auth_through: mirror.authThrough,
+      health_check_interval: mirror.checkIntervalMs / 1000,
+      failure_limit: mirror.failureLimit,
+    })),
   };
+}
+
+/** Queries and users of URLs are credentials. */
+function withoutSecrets(url: string): string {
+  if (url === '') return '';
+  const { origin, pathname } = new URL(url);
+  return `${origin}${pathname}`;
 }

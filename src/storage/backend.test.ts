@@ -146,12 +146,18 @@ test('localfs: a blob that appears after a failure is found', async () => {
   backend.close();
 });
 
-test('kinds to be built are named', async () => {
-  const config = backendConfig('localdisk', {});
-  assert.throws(() => checkBackend(config), { code: 'UNSUPPORTED', message: /localdisk/ });
-  await assert.rejects(openBackend(config, SILENT), { code: 'UNSUPPORTED' });
-  const proxied = { addr: 'http://127.0.0.1:1', proxy: { url: 'http://127.0.0.1:2', fallback: false } };
-  assert.throws(() => checkBackend(backendConfig('http-proxy', proxied)), { code: 'UNSUPPORTED' });
+test('files of this machine are looked for at mount', () => {
+  const notPem = join(root, 'main', 'note.txt');
+  writeFileSync(notPem, 'hello');
+  const addr = 'http://127.0.0.1:1';
+  const cases: [string, object, RegExp][] = [
+    ['localdisk', { device_path: join(root, 'nowhere') }, /device_path: cannot be read: ENOENT/],
+    ['http-proxy', { addr, ca_cert_files: [join(root, 'nowhere')] }, /ca_cert_files: cannot be read: ENOENT/],
+    ['http-proxy', { addr, ca_cert_files: [notPem] }, /ca_cert_files: is no PEM file/],
+  ];
+  for (const [type, config, message] of cases) {
+    assert.throws(() => checkBackend(backendConfig(type, config)), { code: 'CONFIG', message });
+  }
 });
 
 test('blob ids that are no plain names are refused', () => {

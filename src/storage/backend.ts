@@ -2,15 +2,19 @@
  * Where blobs come from, one entry per kind of kata-contract 3.6. A backend answers byte ranges of whole objects; it
  * knows nothing of chunks, caches or files. One attempt per call: trying again is `retry.ts`.
  */
-
+import { X509Certificate } from 'node:crypto';
+import { accessSync, constants, readFileSync } from 'node:fs';
+import { codeOf } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import { openHttpProxy } from './backends/http-proxy.ts';
+import { openLocaldisk } from './backends/localdisk.ts';
 import { openLocalfs } from './backends/localfs.ts';
 import { openObjectStore } from './backends/object-store.ts';
 import { openRegistry } from './backends/registry.ts';
 import type { BackendConfig, BackendKind, HttpConfig, ObjectStoreConfig } from './config.ts';
 import { storageError } from './errors.ts';
 import { BODY_TIMEOUT_MS, type HttpClient, openHttpClient } from './http.ts';
+import { openRoutedClient } from './http-route.ts';
 
 /** Where the bytes of a read go while they arrive, for readers that begin before the last one is there. */
 export interface Sink {
@@ -46,10 +50,10 @@ const OPENERS: { [K in BackendKind]: Open<ConfigOf<K>> } = {
     openHttpProxy(config, await httpClient(config, config.addr.startsWith('/') ? config.addr : null, log)),
   oss: async (config, log) => openObjectStore(config, await httpClient(config, null, log)),
   s3: async (config, log) => openObjectStore(config, await httpClient(config, null, log)),
-  localdisk: slot('localdisk'),
+  localdisk: async (config) => openLocaldisk(config),
 };
 
-/** Opens the backend of a configuration. No network yet. @throws UNSUPPORTED for kinds not built yet */
+/** Opens the backend of a configuration. No network yet. @throws CONFIG as `checkBackend` does */
 export function openBackend(config: BackendConfig, log: Logger): Promise<Backend> {
   const open = OPENERS[config.kind] as Open<BackendConfig>;
   return open(config, log);
@@ -68,53 +72,50 @@ export function hostOf(config: BackendConfig): string {
     case 'localfs':
       return config.blobFile || config.dir;
     case 'localdisk':
-      return config.kind;
+      return config.devicePath;
   }
 }
 
-/** @throws UNSUPPORTED at mount time for what would fail at the first read. */
+/** @throws CONFIG at mount time for what would fail at the first read: files of this machine that are not there. */
 export function checkBackend(config: BackendConfig): void {
-  if (config.kind === 'localdisk') throw slotError(config.kind);
-  if ('proxy' in config && config.proxy !== null && !config.proxy.fallback) {
-    throw storageError('UNSUPPORTED', {
-      what: 'a backend proxy without fallback',
-      instead: 'set proxy.fallback to true or leave proxy.url empty',
-    });
+  if (config.kind === 'localdisk') checkReadable('backend.device_path', config.devicePath);
+  if ('caCertFiles' in config) config.caCertFiles.forEach(readAuthorities);
+}
+
+function checkReadable(path: string, file: string): void {
+  try {
+    accessSync(file, constants.R_OK);
+  } catch (error) {
+    throw storageError('CONFIG', { path, value: file, reason: `cannot be read: ${codeOf(error)}` }, error);
   }
 }
 
-function slot(kind: string): () => Promise<Backend> {
-  return async () => {
-    throw slotError(kind);
-  };
-}
-
-function slotError(kind: string) {
-  return storageError('UNSUPPORTED', {
-    what: `backend ${kind}`,
-    instead: 'use registry, s3, oss, http-proxy or localfs',
-  });
+/** The certificates of a file of `ca_cert_files`, in PEM. @throws CONFIG */
+function readAuthorities(file: string): string {
+  checkReadable('ca_cert_files', file);
+  const text = readFileSync(file, 'utf8');
+  const certificates = text.match(/-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----/gs) ?? [];
+  try {
+    if (certificates.length === 0) throw new Error('no certificate in it');
+    for (const certificate of certificates) new X509Certificate(certificate);
+  } catch (error) {
+    const reason = 'is no PEM file of certificates';
+    throw storageError('CONFIG', { path: 'ca_cert_files', value: file, reason }, error);
+  }
+  return certificates.join('\n');
 }
 
 async function httpClient(config: HttpConfig, socketPath: string | null, log: Logger): Promise<HttpClient> {
-  if (config.proxy !== null) log.warn('proxy of the backend configuration is not supported yet: going direct');
-  const { readFile } = await import('node:fs/promises');
-  const ca = await Promise.all(
-    config.caCertFiles.map((path) =>
-      readFile(path, 'utf8').catch((error: unknown) => {
-        throw storageError('CONFIG', { path: 'ca_cert_files', value: path, reason: 'cannot be read' }, error);
-      }),
-    ),
-  );
-  return openHttpClient({
+  const options = {
     skipVerify: config.skipVerify,
-    ca,
+    ca: config.caCertFiles.map(readAuthorities),
     connectTimeoutMs: config.connectTimeoutMs,
     headersTimeoutMs: config.timeoutMs,
     // The reference counts `timeout` over the whole request; a pause inside a body gets the same limit here.
     bodyTimeoutMs: config.timeoutMs === 0 ? 0 : Math.max(config.timeoutMs, BODY_TIMEOUT_MS),
     socketPath,
-  });
+  };
+  return openRoutedClient(config, (proxy) => openHttpClient({ ...options, proxy }), log);
 }
 
 /** Blob ids become file names and URL paths: 1..255 bytes, no separator, no dot name, no control character. */

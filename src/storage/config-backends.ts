@@ -1,20 +1,9 @@
-/** Backends as configuration describes them, one type and one parser per kind (kata-contract 3.6, 3.8). */
+/** Backends as configuration describes them, one type and one parser per kind (kata-contract 3.6). */
+import { type HttpConfig, isHttpUrl, loginOf, parseHttp } from './config-http.ts';
 import type { Members } from './config-members.ts';
 import { Secret } from './secret.ts';
 
 export type BackendKind = 'localfs' | 'registry' | 'http-proxy' | 'oss' | 's3' | 'localdisk';
-
-/** Common to the HTTP backends. Time-outs in ms, 0 = none. */
-export interface HttpConfig {
-  skipVerify: boolean;
-  caCertFiles: string[];
-  timeoutMs: number;
-  connectTimeoutMs: number;
-  /** Tries after the first that a read gets at least; 0 = our own policy. */
-  retryLimit: number;
-  /** A proxy was configured (kata-contract 3.8), whose building is still to come; null when none. */
-  proxy: { url: string; fallback: boolean } | null;
-}
 
 export interface LocalfsConfig {
   kind: 'localfs';
@@ -40,8 +29,10 @@ export interface RegistryConfig extends HttpConfig {
 
 export interface HttpProxyConfig extends HttpConfig {
   kind: 'http-proxy';
-  /** `http://…`, `https://…`, or the absolute path of a UNIX socket. */
+  /** `http://…`, `https://…` without credentials, or the absolute path of a UNIX socket. */
   addr: string;
+  /** base64 of the `user:password` of the address, empty for none. */
+  auth: Secret;
   /** URL prefix that the blob id is appended to. */
   path: string;
 }
@@ -61,18 +52,13 @@ export interface ObjectStoreConfig extends HttpConfig {
   region: string;
 }
 
-/** A kind with a name and no code yet: opening one is an error that says so. */
-export interface SlotConfig {
+/** A disk, or an image of one, with a blob in every GPT partition. */
+export interface LocaldiskConfig {
   kind: 'localdisk';
+  devicePath: string;
 }
 
-export type BackendConfig = LocalfsConfig | RegistryConfig | HttpProxyConfig | ObjectStoreConfig | SlotConfig;
-
-const TIMEOUT_SECONDS_DEFAULT = 5;
-/** The reference reads a byte. */
-const RETRY_LIMIT_MAX = 255;
-/** A day: longer is a typing error. */
-const TIMEOUT_SECONDS_MAX = 86_400;
+export type BackendConfig = LocalfsConfig | LocaldiskConfig | RegistryConfig | HttpProxyConfig | ObjectStoreConfig;
 
 /** Parser of each kind's own members. */
 export const BACKENDS: Record<BackendKind, (config: Members) => BackendConfig> = {
@@ -81,7 +67,7 @@ export const BACKENDS: Record<BackendKind, (config: Members) => BackendConfig> =
   'http-proxy': parseHttpProxy,
   oss: (config) => parseObjectStore(config, 'oss'),
   s3: (config) => parseObjectStore(config, 's3'),
-  localdisk: () => ({ kind: 'localdisk' }),
+  localdisk: parseLocaldisk,
 };
 
 function parseLocalfs(config: Members): LocalfsConfig {
@@ -93,6 +79,13 @@ function parseLocalfs(config: Members): LocalfsConfig {
   };
   if (parsed.blobFile === '' && parsed.dir === '') throw config.wrong('dir', 'this or blob_file must be given');
   return parsed;
+}
+
+function parseLocaldisk(config: Members): LocaldiskConfig {
+  if (config.flag('disable_gpt', false)) {
+    throw config.wrong('disable_gpt', 'without a partition table nothing says where blobs lie; leave it out');
+  }
+  return { kind: 'localdisk', devicePath: config.required('device_path') };
 }
 
 function parseRegistry(config: Members): RegistryConfig {
@@ -142,27 +135,21 @@ function parseObjectStore(config: Members, kind: 'oss' | 's3'): ObjectStoreConfi
 }
 
 function parseHttpProxy(config: Members): HttpProxyConfig {
-  const addr = config.required('addr');
-  if (!addr.startsWith('/') && !isHttpUrl(addr)) {
-    throw config.wrong('addr', 'neither an http(s) URL nor the absolute path of a socket');
+  const addr = config.secret('addr');
+  const isSocket = addr.startsWith('/');
+  if (!isSocket && !isHttpUrl(addr)) {
+    throw config.wrongSecret('addr', 'neither an http(s) URL nor the absolute path of a socket');
   }
-  return { kind: 'http-proxy', addr, path: config.text('path', ''), ...parseHttp(config) };
-}
-
-function parseHttp(config: Members): HttpConfig {
-  const seconds = (name: string) => config.whole(name, TIMEOUT_SECONDS_DEFAULT, TIMEOUT_SECONDS_MAX) * 1000;
-  const proxy = config.optionalObject('proxy');
-  const url = proxy?.text('url', '') ?? '';
+  const url = isSocket ? null : new URL(addr);
+  const http = parseHttp(config);
+  if (isSocket && (http.proxy.url !== '' || http.mirrors.length > 0)) {
+    throw config.wrong('addr', 'a socket has neither proxy nor mirrors');
+  }
   return {
-    skipVerify: config.flag('skip_verify', false),
-    caCertFiles: config.texts('ca_cert_files'),
-    timeoutMs: seconds('timeout'),
-    connectTimeoutMs: seconds('connect_timeout'),
-    retryLimit: config.whole('retry_limit', 0, RETRY_LIMIT_MAX),
-    proxy: proxy === null || url === '' ? null : { url, fallback: proxy.flag('fallback', true) },
+    kind: 'http-proxy',
+    addr: url === null ? addr : `${url.origin}${url.pathname.replace(/\/+$/, '')}`,
+    auth: url === null ? new Secret('') : loginOf(url),
+    path: config.text('path', ''),
+    ...http,
   };
-}
-
-function isHttpUrl(text: string): boolean {
-  return URL.canParse(text) && /^https?:$/.test(new URL(text).protocol);
 }

@@ -25,6 +25,15 @@ export class Members {
     return storageError('CONFIG', { path: this.pathOf(name), value: this.get(name), reason });
   }
 
+  /** As `wrong`, about a member that may hold a credential. */
+  wrongSecret(name: string, reason: string): AppError {
+    return storageError('CONFIG', { path: this.pathOf(name), value: '***', reason });
+  }
+
+  names(): string[] {
+    return Object.keys(this.values);
+  }
+
   object(name: string): Members {
     if (!this.has(name)) throw this.wrong(name, 'is required');
     return Members.of(this.get(name), this.pathOf(name));
@@ -49,10 +58,16 @@ export class Members {
   /** A text whose value never appears in an error; empty when absent. */
   secret(name: string): string {
     const value = this.get(name) ?? '';
-    if (typeof value !== 'string') {
-      throw storageError('CONFIG', { path: this.pathOf(name), value: '***', reason: 'must be a string' });
-    }
+    if (typeof value !== 'string') throw this.wrongSecret(name, 'must be a string');
     return value;
+  }
+
+  /** An array of at most `max` objects; empty when absent or JSON null. */
+  objects(name: string, max: number): Members[] {
+    const value = this.get(name) ?? [];
+    if (!Array.isArray(value)) throw this.wrongSecret(name, 'must be an array of objects');
+    if (value.length > max) throw this.wrongSecret(name, `must have at most ${max} items`);
+    return value.map((item: unknown, i) => Members.of(item, `${this.pathOf(name)}[${i}]`));
   }
 
   texts(name: string): string[] {

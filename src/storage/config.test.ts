@@ -36,6 +36,16 @@ const KATA = {
   domain_id: 'x',
 };
 
+const NO_PROXY = {
+  url: '',
+  auth: new Secret(''),
+  pingUrl: '',
+  fallback: true,
+  checkIntervalMs: 5000,
+  checkPauseMs: 300_000,
+  useHttp: false,
+};
+
 /** A copy of KATA with the member at `path` replaced; undefined removes it. */
 function altered(path: string, value: unknown): string {
   const copy = structuredClone(KATA) as unknown as Record<string, unknown>;
@@ -76,7 +86,17 @@ test('what Kata hands over', () => {
     timeoutMs: 7000,
     connectTimeoutMs: 0,
     retryLimit: 2,
-    proxy: null,
+    proxy: { ...NO_PROXY, fallback: false },
+    mirrors: [
+      {
+        host: 'http://mirror',
+        pingUrl: '',
+        headers: {},
+        authThrough: false,
+        checkIntervalMs: 5000,
+        failureLimit: 5,
+      },
+    ],
   });
 });
 
@@ -164,12 +184,6 @@ test('cache types', () => {
   assert.equal(parseConfig(altered('device.cache.validate', true)).validate, true);
 });
 
-test('a proxy is kept for the backend to judge', () => {
-  const config = parseConfig(altered('device.backend.config.proxy', { url: 'http://p', fallback: false }));
-  assert.ok('proxy' in config.backend);
-  assert.deepEqual(config.backend.proxy, { url: 'http://p', fallback: false });
-});
-
 test('http-proxy addresses', () => {
   const withAddr = (addr: string) =>
     JSON.stringify({ device: { backend: { type: 'http-proxy', config: { addr } } }, mode: 'direct' });
@@ -229,7 +243,9 @@ prefetch_all = true
       timeoutMs: 5000,
       connectTimeoutMs: 5000,
       retryLimit: 0,
-      proxy: null,
+      auth: new Secret(''),
+      proxy: NO_PROXY,
+      mirrors: [],
     });
     assert.deepEqual(config.cache, { workDir: '/var/cache/nydus' });
     assert.deepEqual([config.id, config.validate, config.enableXattr, config.mode], ['app', true, true, 'direct']);

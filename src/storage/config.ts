@@ -11,12 +11,13 @@ import { storageError } from './errors.ts';
 export type {
   BackendConfig,
   BackendKind,
-  HttpConfig,
   HttpProxyConfig,
+  LocaldiskConfig,
   LocalfsConfig,
   ObjectStoreConfig,
   RegistryConfig,
 } from './config-backends.ts';
+export type { HttpConfig, MirrorConfig, ProxyConfig } from './config-http.ts';
 
 export interface CacheConfig {
   workDir: string;

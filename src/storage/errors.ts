@@ -24,6 +24,7 @@ interface Facts {
   BLOB_NOT_FOUND: { blobId: string; where: string };
   HTTP_NOT_FOUND: { blobId: string; where: string };
   BLOB_SHORT: { blobId: string; where: string; offset: number; wantedBytes: number; gotBytes: number };
+  DISK: { path: string; rule: string };
   BLOB_READ: { blobId: string; where: string; errno: string };
   DEADLINE: { what: string; deadlineMs: number; attempts: number };
   NO_SPACE: { path: string };
@@ -66,6 +67,7 @@ export const storageError = defineErrors<Facts>({
     say: (f) =>
       `blob ${f.blobId} at ${f.where} ends early: ${f.gotBytes} of ${f.wantedBytes} bytes at offset ${f.offset}`,
   },
+  DISK: { retryable: false, say: (f) => `disk ${f.path} holds no blobs that can be found: ${f.rule}` },
   BLOB_READ: { retryable: true, say: (f) => `blob ${f.blobId} at ${f.where} cannot be read: ${f.errno}` },
   DEADLINE: {
     retryable: true,

@@ -5,11 +5,11 @@ import { discard, type HttpAnswer, type HttpClient, readBody, targetOf } from '.
 import { parseRetryAfter } from './retry.ts';
 
 /** Error statuses as errors; 2xx and 3xx return. The body is discarded when it throws. */
-export function checkStatus(blobId: string, url: URL, answer: HttpAnswer): void {
+export function checkStatus(blobId: string, answer: HttpAnswer): void {
   const { status } = answer;
   if (status >= 200 && status < 400) return;
   discard(answer);
-  const target = targetOf(url);
+  const target = targetOf(answer.url);
   if (status === 404) throw storageError('HTTP_NOT_FOUND', { blobId, where: target });
   if (status === 410) throw storageError('BLOB_NOT_FOUND', { blobId, where: target });
   if (status === 401 || status === 403) {
@@ -42,35 +42,50 @@ export function rangeHeader(offset: number, bytes: number): string {
 export async function readRange(
   client: HttpClient,
   blobId: string,
-  url: URL,
+  answer: HttpAnswer,
+  asked: Asked,
+  signal: AbortSignal,
+): Promise<Buffer> {
+  checkStatus(blobId, answer);
+  try {
+    const got = await takeRange(client, answer, asked, signal);
+    answer.ended?.(true);
+    return got;
+  } catch (error) {
+    if (!signal.aborted) answer.ended?.(false);
+    throw error;
+  }
+}
+
+async function takeRange(
+  client: HttpClient,
   answer: HttpAnswer,
   { offset, bytes, sink }: Asked,
   signal: AbortSignal,
 ): Promise<Buffer> {
-  checkStatus(blobId, url, answer);
   const refuse = (rule: string) => {
     answer.body.destroy();
-    return storageError('HTTP_BODY', { target: targetOf(url), rule });
+    return storageError('HTTP_BODY', { target: targetOf(answer.url), rule });
   };
   if (answer.status !== 206 && answer.status !== 200) throw refuse(`status ${answer.status} for a range`);
   if (answer.headers['content-encoding'] !== undefined) throw refuse('content encoding on blob data');
   const range = answer.headers['content-range'];
   if (range === undefined) {
     if (answer.status === 206) throw refuse('206 without Content-Range');
-    return readBody(client, url, answer, { skipBytes: offset, wantedBytes: bytes, isWhole: false, sink }, signal);
+    return readBody(client, answer, { skipBytes: offset, wantedBytes: bytes, isWhole: false, sink }, signal);
   }
   const match = /^bytes (\d{1,16})-(\d{1,16})\/(\d{1,16}|\*)$/.exec(range);
   if (match === null || Number(match[1]) !== offset || Number(match[2]) !== offset + bytes - 1) {
     throw refuse(`Content-Range ${range.slice(0, 60)} where ${rangeHeader(offset, bytes)} was asked for`);
   }
-  return readBody(client, url, answer, { skipBytes: 0, wantedBytes: bytes, isWhole: true, sink }, signal);
+  return readBody(client, answer, { skipBytes: 0, wantedBytes: bytes, isWhole: true, sink }, signal);
 }
 
 /** Content-Length of a HEAD answer. @throws HTTP_BODY when it is missing or senseless */
-export function contentLength(url: URL, answer: HttpAnswer): number {
+export function contentLength(answer: HttpAnswer): number {
   const length = answer.headers['content-length'];
   if (length === undefined || !/^\d{1,15}$/.test(length)) {
-    throw storageError('HTTP_BODY', { target: targetOf(url), rule: 'no Content-Length' });
+    throw storageError('HTTP_BODY', { target: targetOf(answer.url), rule: 'no Content-Length' });
   }
   return Number(length);
 }

@@ -5,9 +5,11 @@
  * Node's own client: on Node 20.20 importing undici holds the main thread for 84 ms and costs 19 MB of RSS (of a
  * budget of 72), `node:http` and `node:https` 3 ms and 2 MB. They are imported here with the first HTTP backend.
  */
-import type { IncomingMessage } from 'node:http';
+import type { ClientRequest, IncomingMessage } from 'node:http';
+import type { SecureContext } from 'node:tls';
 import type { Sink } from './backend.ts';
 import { storageError } from './errors.ts';
+import type { ForwardProxy } from './http-tunnel.ts';
 
 /** Longest pause between two pieces of a body. */
 export const BODY_TIMEOUT_MS = 5_000;
@@ -29,9 +31,13 @@ export interface HttpOptions {
   bodyTimeoutMs: number;
   /** UNIX socket to connect to instead of the URL's host, or null. */
   socketPath: string | null;
+  /** Every request goes to this one, or null. */
+  proxy: ForwardProxy | null;
 }
 
 export interface HttpRequest {
+  /** Who may be asked: see `http-route.ts`. */
+  purpose: 'blob' | 'redirected' | 'token' | 'ping';
   method: 'GET' | 'HEAD' | 'POST';
   url: URL;
   headers: Record<string, string>;
@@ -43,6 +49,10 @@ export interface HttpAnswer {
   headers: IncomingMessage['headers'];
   /** Not read yet; one of the functions below consumes it. */
   body: IncomingMessage;
+  /** Who answered: the URL of the request, or the one of a mirror. */
+  url: URL;
+  /** Told how the body of a blob ended: true for whole. */
+  ended?: (isWhole: boolean) => void;
 }
 
 export interface HttpClient {
@@ -56,37 +66,49 @@ export interface HttpClient {
 export async function openHttpClient(options: HttpOptions): Promise<HttpClient> {
   const [http, https] = await Promise.all([import('node:http'), import('node:https')]);
   const shared = { keepAlive: true, keepAliveMsecs: KEEP_ALIVE_MS, maxSockets: CONNECTIONS_MAX, maxFreeSockets: 4 };
+  const { proxy } = options;
+  const tls = { rejectUnauthorized: !options.skipVerify, ...(await extraAuthorities(options.ca)) };
   const plain = new http.Agent(shared);
-  const secure = new https.Agent({
-    ...shared,
-    rejectUnauthorized: !options.skipVerify,
-    ...(options.ca.length > 0 ? { ca: options.ca } : {}),
-  });
+  const secure = new https.Agent({ ...shared, ...tls });
+  const tunnel =
+    proxy === null ? null : (await import('./http-tunnel.ts')).openTunnelAgent(proxy, shared, tls, options);
+
+  /** What to ask whom: the server itself, or the proxy by absolute URL or through a tunnel. */
+  function outgoingOf(request: HttpRequest, signal: AbortSignal): ClientRequest {
+    const { method, headers } = request;
+    const url = proxy?.useHttp === true ? new URL(request.url.href.replace(/^https:/, 'http:')) : request.url;
+    const isHttps = url.protocol === 'https:';
+    if (proxy === null || isHttps) {
+      const agent = isHttps ? (tunnel ?? secure) : plain;
+      const socket = options.socketPath === null ? {} : { socketPath: options.socketPath };
+      return (isHttps ? https : http).request(url, { method, headers, agent, signal, ...socket });
+    }
+    const isSecureHop = proxy.url.protocol === 'https:';
+    return (isSecureHop ? https : http).request(proxy.url, {
+      method,
+      headers: { ...headers, host: url.host, ...proxy.headers },
+      path: url.href,
+      agent: isSecureHop ? secure : plain,
+      signal,
+    });
+  }
 
   function once(request: HttpRequest, signal: AbortSignal): Promise<HttpAnswer> {
-    const { url } = request;
-    const target = targetOf(url);
+    const target = proxy === null ? targetOf(request.url) : `${targetOf(request.url)} by proxy ${proxy.url.host}`;
     return new Promise((resolve, reject) => {
-      const isHttps = url.protocol === 'https:';
-      const outgoing = (isHttps ? https : http).request(url, {
-        method: request.method,
-        headers: request.headers,
-        agent: isHttps ? secure : plain,
-        signal,
-        ...(options.socketPath === null ? {} : { socketPath: options.socketPath }),
-      });
+      const outgoing = outgoingOf(request, signal);
       const phase = new PhaseTimer(target, (error) => outgoing.destroy(error));
       phase.start('connect', options.connectTimeoutMs);
       const sent = () => phase.start('headers', options.headersTimeoutMs);
       outgoing.on('socket', (socket) => {
         if (!socket.connecting && outgoing.reusedSocket) sent();
-        else socket.once(isHttps ? 'secureConnect' : 'connect', sent);
+        else socket.once('encrypted' in socket ? 'secureConnect' : 'connect', sent);
       });
       outgoing.on('response', (body) => {
         phase.stop();
         // A connection that breaks before anybody reads must not become an uncaught event; readers still see it.
         body.on('error', () => {});
-        resolve({ status: body.statusCode ?? 0, headers: body.headers, body });
+        resolve({ status: body.statusCode ?? 0, headers: body.headers, body, url: request.url });
       });
       outgoing.on('error', (error) => {
         phase.stop();
@@ -114,8 +136,16 @@ export async function openHttpClient(options: HttpOptions): Promise<HttpClient> 
     close() {
       plain.destroy();
       secure.destroy();
+      tunnel?.destroy();
     },
   };
+}
+
+/** Our authorities beside the well-known ones: redirects lead from a private registry to public object stores. */
+async function extraAuthorities(ca: string[]): Promise<{ secureContext?: SecureContext }> {
+  if (ca.length === 0) return {};
+  const { createSecureContext, rootCertificates } = await import('node:tls');
+  return { secureContext: createSecureContext({ ca: [...rootCertificates, ...ca] }) };
 }
 
 class ConnectionLost extends Error {
@@ -170,13 +200,12 @@ export function targetOf(url: URL): string {
  */
 export async function readBody(
   client: HttpClient,
-  url: URL,
   answer: HttpAnswer,
   span: { skipBytes: number; wantedBytes: number; isWhole: boolean; sink?: Sink | undefined },
   signal: AbortSignal,
 ): Promise<Buffer> {
+  const { body, url } = answer;
   const target = targetOf(url);
-  const { body } = answer;
   const out = span.sink?.buffer ?? Buffer.allocUnsafeSlow(span.wantedBytes);
   let seen = 0;
   const timer = new PhaseTimer(target, (error) => body.destroy(error));
@@ -213,10 +242,11 @@ export async function readBody(
 }
 
 /** Reads a small text body. */
-export async function readText(client: HttpClient, url: URL, answer: HttpAnswer, signal: AbortSignal): Promise<string> {
+export async function readText(client: HttpClient, answer: HttpAnswer, signal: AbortSignal): Promise<string> {
   const pieces: Buffer[] = [];
   let bytes = 0;
-  const timer = new PhaseTimer(targetOf(url), (error) => answer.body.destroy(error));
+  const target = targetOf(answer.url);
+  const timer = new PhaseTimer(target, (error) => answer.body.destroy(error));
   timer.start('body', client.bodyTimeoutMs);
   const abort = () => answer.body.destroy(signal.reason);
   signal.addEventListener('abort', abort, { once: true });
@@ -226,7 +256,7 @@ export async function readText(client: HttpClient, url: URL, answer: HttpAnswer,
       pieces.push(piece);
       if ((bytes += piece.length) > TEXT_BODY_BYTES_MAX) {
         throw storageError('HTTP_BODY', {
-          target: targetOf(url),
+          target,
           rule: `text longer than ${TEXT_BODY_BYTES_MAX} bytes`,
         });
       }

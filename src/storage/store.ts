@@ -135,6 +135,11 @@ export class BlobStore {
     return this.opened.get(handle)?.shared.backend.reads;
   }
 
+  /** Configuration of the backend of an open blob, which mounts of the same configuration share; undefined when closed. */
+  backendConfig(handle: number): BackendConfig | undefined {
+    return this.opened.get(handle)?.shared.backend.config;
+  }
+
   /** Files of open blobs in the cache, for the `underlying_files` metric. */
   underlyingFiles(): string[] {
     return [...this.blobs.values()].map(({ blob }) => blob.files.dataPath);

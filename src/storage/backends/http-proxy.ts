@@ -6,7 +6,8 @@ import { checkStatus, contentLength, rangeHeader, readRange } from '../http-blob
 
 export function openHttpProxy(config: HttpProxyConfig, client: HttpClient): Backend {
   // The host of requests over a UNIX socket means nothing, but HTTP wants one.
-  const base = config.addr.startsWith('/') ? 'http://localhost' : config.addr.replace(/\/+$/, '');
+  const base = config.addr.startsWith('/') ? 'http://localhost' : config.addr;
+  const login: Record<string, string> = config.auth.isEmpty ? {} : { authorization: `Basic ${config.auth.reveal()}` };
   const prefix = config.path.replace(/^\/+|\/+$/g, '');
   const urlOf = (blobId: string) =>
     new URL(`${base}/${prefix === '' ? '' : `${prefix}/`}${encodeURIComponent(blobId).replaceAll('%3A', ':')}`);
@@ -15,17 +16,15 @@ export function openHttpProxy(config: HttpProxyConfig, client: HttpClient): Back
     kind: 'http-proxy',
     where: config.addr.startsWith('/') ? config.addr : `${new URL(base).host}/${prefix}`,
     async read(blobId, offset, bytes, signal, sink) {
-      const url = urlOf(blobId);
-      const headers = { range: rangeHeader(offset, bytes) };
-      const answer = await client.send({ method: 'GET', url, headers }, signal);
-      return readRange(client, blobId, url, answer, { offset, bytes, sink }, signal);
+      const headers = { ...login, range: rangeHeader(offset, bytes) };
+      const answer = await client.send({ purpose: 'blob', method: 'GET', url: urlOf(blobId), headers }, signal);
+      return readRange(client, blobId, answer, { offset, bytes, sink }, signal);
     },
     async size(blobId, signal) {
-      const url = urlOf(blobId);
-      const answer = await client.send({ method: 'HEAD', url, headers: {} }, signal);
-      checkStatus(blobId, url, answer);
+      const answer = await client.send({ purpose: 'blob', method: 'HEAD', url: urlOf(blobId), headers: login }, signal);
+      checkStatus(blobId, answer);
       discard(answer);
-      return contentLength(url, answer);
+      return contentLength(answer);
     },
     close: () => client.close(),
   };

@@ -4,11 +4,10 @@ import { join } from 'node:path';
 import type { Backend } from '../backend.ts';
 import type { LocalfsConfig } from '../config.ts';
 import { storageError } from '../errors.ts';
+import { readFileRange } from './file-range.ts';
 
 /** Files kept open; images have few blobs, and one open is 40 µs. */
 const OPEN_FILES_MAX = 32;
-/** Longest piece a sink waits for. */
-const PIECE_BYTES_MAX = 256 << 10;
 
 export function openLocalfs(config: LocalfsConfig): Backend {
   const where = config.blobFile !== '' ? config.blobFile : config.dir;
@@ -38,24 +37,14 @@ export function openLocalfs(config: LocalfsConfig): Backend {
     where,
     async read(blobId, offset, bytes, signal, sink) {
       signal.throwIfAborted();
-      const buffer = sink?.buffer ?? Buffer.allocUnsafeSlow(bytes);
-      const pieceBytes = sink === undefined ? bytes : PIECE_BYTES_MAX;
-      let got = 0;
-      try {
-        const file = await fileOf(blobId);
-        while (got < bytes) {
-          const { bytesRead } = await file.read(buffer, got, Math.min(pieceBytes, bytes - got), offset + got);
-          if (bytesRead === 0) break;
-          got += bytesRead;
-          await sink?.arrived(got);
+      const { buffer, gotBytes } = await fileOf(blobId)
+        .then((file) => readFileRange(file, offset, bytes, sink, signal))
+        .catch((error: unknown) => {
           signal.throwIfAborted();
-        }
-      } catch (error) {
-        signal.throwIfAborted();
-        throw readError(blobId, where, error);
-      }
+          throw readError(blobId, where, error);
+        });
       signal.throwIfAborted();
-      if (got < bytes) throw storageError('BLOB_SHORT', { blobId, where, offset, wantedBytes: bytes, gotBytes: got });
+      if (gotBytes < bytes) throw storageError('BLOB_SHORT', { blobId, where, offset, wantedBytes: bytes, gotBytes });
       return buffer;
     },
     async size(blobId) {

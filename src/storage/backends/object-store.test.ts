@@ -104,7 +104,7 @@ function config(type: 's3' | 'oss', change: object = {}): ObjectStoreConfig {
 /** The bucket is part of the host name, which only a socket lets us choose here. */
 async function openOss(change: object = {}): Promise<Backend> {
   const timeouts = { connectTimeoutMs: 5000, headersTimeoutMs: 5000, bodyTimeoutMs: 5000 };
-  const client = await openHttpClient({ skipVerify: false, ca: [], ...timeouts, socketPath });
+  const client = await openHttpClient({ skipVerify: false, ca: [], ...timeouts, socketPath, proxy: null });
   return openObjectStore(config('oss', change), client);
 }
 

@@ -26,21 +26,21 @@ export function openObjectStore(config: ObjectStoreConfig, client: HttpClient): 
     const url = urlOf(blobId);
     const now = new Date();
     const signed = config.accessKeyId === '' ? headers : sign(config, method, url, keyOf(blobId), headers, now);
-    return { url, answer: await client.send({ method, url, headers: signed }, signal) };
+    return client.send({ purpose: 'blob', method, url, headers: signed }, signal);
   }
 
   return {
     kind,
     where: `${endpoint}/${bucket}`,
     async read(blobId, offset, bytes, signal, sink) {
-      const { url, answer } = await request('GET', blobId, { range: rangeHeader(offset, bytes) }, signal);
-      return readRange(client, blobId, url, answer, { offset, bytes, sink }, signal);
+      const answer = await request('GET', blobId, { range: rangeHeader(offset, bytes) }, signal);
+      return readRange(client, blobId, answer, { offset, bytes, sink }, signal);
     },
     async size(blobId, signal) {
-      const { url, answer } = await request('HEAD', blobId, {}, signal);
-      checkStatus(blobId, url, answer);
+      const answer = await request('HEAD', blobId, {}, signal);
+      checkStatus(blobId, answer);
       discard(answer);
-      return contentLength(url, answer);
+      return contentLength(answer);
     },
     close: () => client.close(),
   };

@@ -6,6 +6,7 @@ import type { RegistryConfig } from '../config.ts';
 import { storageError } from '../errors.ts';
 import { discard, type HttpAnswer, type HttpClient, readText, targetOf } from '../http.ts';
 import { checkStatus } from '../http-blob.ts';
+import type { Secret } from '../secret.ts';
 
 const CLIENT_ID = 'nydus-registry-client';
 /** Lifetime of a token whose answer names none. */
@@ -13,10 +14,14 @@ const TOKEN_SECONDS_DEFAULT = 600;
 /** A token is renewed this long before its end, plus up to as much again at random. */
 const RENEW_BEFORE_MS = 20_000;
 
+/** Longest wait for a token server, whatever the configuration's time-outs. */
+const TOKEN_DEADLINE_MS = 15_000;
+
 interface Token {
   header: string;
-  /** 0 = for as long as the registry takes it. */
+  /** When to ask for the next one, and when the registry stops taking this one; Infinity = as long as it takes it. */
   renewAtMs: number;
+  endsAtMs: number;
 }
 
 export interface Challenge {
@@ -24,26 +29,36 @@ export interface Challenge {
   parameters: Map<string, string>;
 }
 
+const forEver = (header: string): Token => ({ header, renewAtMs: Infinity, endsAtMs: Infinity });
+
 export class RegistryAuth {
   private token: Token | null = null;
+  /** The credentials that `token` was got with. */
+  private auth: Secret;
   private renewing: Promise<void> | null = null;
   /** Method that worked for a token server, by host. */
   private readonly methods = new Map<string, 'POST' | 'GET'>();
-  private lastChallenge: Challenge | null = null;
+  private lastBearer: Challenge | null = null;
 
+  /** @param config its `auth` may be replaced at any time and then counts from the next request */
   constructor(
     private readonly config: RegistryConfig,
     private readonly client: HttpClient,
     private readonly now: () => number = Date.now,
   ) {
-    if (!config.registryToken.isEmpty) this.token = { header: `Bearer ${config.registryToken.reveal()}`, renewAtMs: 0 };
+    this.auth = config.auth;
+    if (!config.registryToken.isEmpty) this.token = forEver(`Bearer ${config.registryToken.reveal()}`);
   }
 
   /** The Authorization header for the next request, or null for none; asks for a new token when the old one ends. */
   async header(signal: AbortSignal): Promise<string | null> {
-    const { token } = this;
-    if (token !== null && token.renewAtMs !== 0 && this.now() >= token.renewAtMs && this.lastChallenge !== null) {
-      await this.renew(this.lastChallenge, signal);
+    if (this.auth !== this.config.auth) this.forget();
+    const { token, lastBearer } = this;
+    if (token !== null && lastBearer !== null && this.now() >= token.renewAtMs) {
+      await this.renew(lastBearer, signal).catch((error: unknown) => {
+        // The token server has a bad moment; the token is still good.
+        if (signal.aborted || this.now() >= token.endsAtMs) throw error;
+      });
     }
     return this.token?.header ?? null;
   }
@@ -53,29 +68,40 @@ export class RegistryAuth {
    * @returns false when there is nothing (new) to answer with
    */
   async answer(challengeText: string | undefined, used: string | null, signal: AbortSignal): Promise<boolean> {
-    const challenge = parseChallenge(challengeText);
-    if (challenge === null) return false;
+    const named = parseChallenge(challengeText);
+    if (named === null) return false;
     // Another request has renewed meanwhile.
     if (this.token !== null && this.token.header !== used) return true;
-    if (challenge.scheme === 'basic') {
-      if (this.config.auth.isEmpty || used !== null) return false;
-      this.token = { header: `Basic ${this.config.auth.reveal()}`, renewAtMs: 0 };
+    // Harbor answers an old bearer token with a basic challenge.
+    const challenge = used?.startsWith('Bearer ') ? (this.lastBearer ?? named) : named;
+    if (challenge.scheme === 'bearer') {
+      await this.renew(challenge, signal);
       return true;
     }
-    await this.renew(challenge, signal);
+    const basic = `Basic ${this.config.auth.reveal()}`;
+    if (this.config.auth.isEmpty || used === basic) return false;
+    this.token = forEver(basic);
     return true;
   }
 
+  private forget(): void {
+    this.auth = this.config.auth;
+    this.token = null;
+    this.renewing = null;
+  }
+
+  /** One request for all who need a token; it outlives those who give up waiting. */
   private renew(challenge: Challenge, signal: AbortSignal): Promise<void> {
-    this.lastChallenge = challenge;
-    this.renewing ??= this.requestToken(challenge, signal)
+    this.lastBearer = challenge;
+    const { auth } = this;
+    const renewing = (this.renewing ??= this.requestToken(challenge, AbortSignal.timeout(TOKEN_DEADLINE_MS))
       .then((token) => {
-        this.token = token;
+        if (auth === this.auth) this.token = token;
       })
       .finally(() => {
-        this.renewing = null;
-      });
-    return this.renewing;
+        if (auth === this.auth) this.renewing = null;
+      }));
+    return untilAborted(renewing, signal);
   }
 
   private async requestToken(challenge: Challenge, signal: AbortSignal): Promise<Token> {
@@ -102,8 +128,8 @@ export class RegistryAuth {
       discard(answer);
       throw this.refused(answer.status, `token server ${url.host} takes no such credentials`);
     }
-    checkStatus('token', url, answer);
-    const token = this.parseToken(url, await readText(this.client, url, answer, signal));
+    checkStatus('token', answer);
+    const token = this.parseToken(url, await readText(this.client, answer, signal));
     this.methods.set(url.host, method);
     return token;
   }
@@ -113,11 +139,11 @@ export class RegistryAuth {
     if (!this.config.auth.isEmpty) headers['authorization'] = `Basic ${this.config.auth.reveal()}`;
     if (method === 'POST') {
       headers['content-type'] = 'application/x-www-form-urlencoded';
-      return this.client.send({ method, url, headers, body: form.toString() }, signal);
+      return this.client.send({ purpose: 'token', method, url, headers, body: form.toString() }, signal);
     }
     const withQuery = new URL(url);
     for (const [name, value] of form) withQuery.searchParams.set(name, value);
-    return this.client.send({ method, url: withQuery, headers }, signal);
+    return this.client.send({ purpose: 'token', method, url: withQuery, headers }, signal);
   }
 
   private parseToken(url: URL, text: string): Token {
@@ -136,12 +162,23 @@ export class RegistryAuth {
     const seconds = Number(fields['expires_in'] ?? TOKEN_SECONDS_DEFAULT);
     const lifeMs = (Number.isFinite(seconds) && seconds > 0 ? seconds : TOKEN_SECONDS_DEFAULT) * 1000;
     const early = Math.min(lifeMs / 2, RENEW_BEFORE_MS * (1 + Math.random()));
-    return { header: `Bearer ${value}`, renewAtMs: this.now() + lifeMs - early };
+    const endsAtMs = this.now() + lifeMs;
+    return { header: `Bearer ${value}`, renewAtMs: endsAtMs - early, endsAtMs };
   }
 
   private refused(status: number, why: string): Error {
     return storageError('HTTP_AUTH', { target: this.config.host, status, why });
   }
+}
+
+/** What `work` gives, or the signal's reason when that comes first. */
+function untilAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason);
+    if (signal.aborted) abort();
+    signal.addEventListener('abort', abort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+  });
 }
 
 /** Parses a WWW-Authenticate header: the first Bearer or Basic challenge in it; null for anything else. */

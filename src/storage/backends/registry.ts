@@ -16,11 +16,8 @@ import { RegistryAuth } from './registry-auth.ts';
 const REDIRECTS_MAX = 4;
 /** 401 answers to one request: without credentials, then with old ones. */
 const CHALLENGES_MAX = 2;
-
-interface Located {
-  url: URL;
-  answer: HttpAnswer;
-}
+/** What servers that do speak TLS say to plain HTTP on their port. */
+const STATUS_OF_TLS_SERVERS = 400;
 
 export function openRegistry(config: RegistryConfig, client: HttpClient, log: Logger): Backend {
   const auth = new RegistryAuth(config, client);
@@ -29,35 +26,44 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
   const urlOf = (blobId: string) => new URL(`${scheme}://${config.host}/v2/${config.repo}/blobs/sha256:${blobId}`);
 
   type Headers = Record<string, string>;
+  type Method = 'GET' | 'HEAD';
 
-  async function request(
-    method: 'GET' | 'HEAD',
-    blobId: string,
-    headers: Headers,
-    signal: AbortSignal,
-  ): Promise<Located> {
+  async function request(method: Method, blobId: string, headers: Headers, signal: AbortSignal): Promise<HttpAnswer> {
     const known = redirects.get(blobId);
     if (known !== undefined) {
-      const answer = await client.send({ method, url: known, headers }, signal);
-      if (answer.status !== 401 && answer.status !== 403) return { url: known, answer };
-      discard(answer);
-      redirects.delete(blobId);
+      const answer = await askTarget(method, blobId, known, headers, signal);
+      if (answer !== null) return answer;
     }
     const first = await askRegistry(method, blobId, headers, signal);
-    return isRedirect(first.answer) ? follow(method, blobId, headers, first, signal) : first;
+    return isRedirect(first) ? follow(method, blobId, headers, first, signal) : first;
   }
 
-  async function askRegistry(method: 'GET' | 'HEAD', blobId: string, headers: Headers, signal: AbortSignal) {
+  /** Asks the place the registry named before; null when that does not give the blob any more. */
+  async function askTarget(method: Method, blobId: string, url: URL, headers: Headers, signal: AbortSignal) {
+    try {
+      const answer = await client.send({ purpose: 'redirected', method, url, headers }, signal);
+      if (!isGone(answer.status)) return answer;
+      discard(answer);
+      redirects.delete(blobId);
+      return null;
+    } catch (error) {
+      // The next try asks the registry, which may name another place.
+      if (!signal.aborted) redirects.delete(blobId);
+      throw error;
+    }
+  }
+
+  async function askRegistry(method: Method, blobId: string, headers: Headers, signal: AbortSignal) {
     for (let challenges = 0; ; challenges++) {
       const authorization = await auth.header(signal);
       const withAuth = authorization === null ? headers : { ...headers, authorization };
-      const located = await sendWithFallback(method, blobId, withAuth, signal);
-      if (located.answer.status !== 401 || challenges >= CHALLENGES_MAX) return located;
-      const challenge = located.answer.headers['www-authenticate'];
-      discard(located.answer);
+      const answer = await sendWithFallback(method, blobId, withAuth, signal);
+      if (answer.status !== 401 || challenges >= CHALLENGES_MAX) return answer;
+      const challenge = answer.headers['www-authenticate'];
+      discard(answer);
       if (!(await auth.answer(challenge, authorization, signal))) {
         throw storageError('HTTP_AUTH', {
-          target: targetOf(located.url),
+          target: targetOf(answer.url),
           status: 401,
           why: config.auth.isEmpty ? 'no credentials configured' : 'credentials not accepted',
         });
@@ -66,31 +72,37 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
   }
 
   /** With `skip_verify`, a registry that does not speak TLS is asked in plain HTTP from then on. */
-  async function sendWithFallback(method: 'GET' | 'HEAD', blobId: string, headers: Headers, signal: AbortSignal) {
+  async function sendWithFallback(method: Method, blobId: string, headers: Headers, signal: AbortSignal) {
     const url = urlOf(blobId);
     try {
-      return { url, answer: await client.send({ method, url, headers }, signal) };
+      return await client.send({ purpose: 'blob', method, url, headers }, signal);
     } catch (error) {
       const isConnect = (error as { code?: unknown }).code === 'HTTP_CONNECT';
       if (scheme !== 'https' || !config.skipVerify || !isConnect) throw error;
       const plain = new URL(url.href.replace(/^https/, 'http'));
-      const answer = await client.send({ method, url: plain, headers }, signal);
+      const answer = await client.send({ purpose: 'blob', method, url: plain, headers }, signal);
+      if (answer.status === STATUS_OF_TLS_SERVERS) {
+        discard(answer);
+        throw error;
+      }
       scheme = 'http';
       log.warn(`registry ${config.host} does not speak TLS: using http`);
-      return { url: plain, answer };
+      return answer;
     }
   }
 
-  async function follow(method: 'GET' | 'HEAD', blobId: string, headers: Headers, from: Located, signal: AbortSignal) {
-    let { url, answer } = from;
+  async function follow(method: Method, blobId: string, headers: Headers, from: HttpAnswer, signal: AbortSignal) {
+    let answer = from;
     for (let hops = 0; isRedirect(answer); hops++) {
       discard(answer);
-      if (hops >= REDIRECTS_MAX) throw storageError('HTTP_BODY', { target: targetOf(url), rule: 'too many redirects' });
-      url = redirectTarget(url, answer.headers.location);
-      answer = await client.send({ method, url, headers }, signal);
+      if (hops >= REDIRECTS_MAX) {
+        throw storageError('HTTP_BODY', { target: targetOf(answer.url), rule: 'too many redirects' });
+      }
+      const url = redirectTarget(answer.url, answer.headers.location);
+      answer = await client.send({ purpose: 'redirected', method, url, headers }, signal);
     }
-    if (answer.status < 400) redirects.set(blobId, url);
-    return { url, answer };
+    if (answer.status < 400) redirects.set(blobId, answer.url);
+    return answer;
   }
 
   function redirectTarget(from: URL, location: string | undefined): URL {
@@ -109,17 +121,22 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
     kind: 'registry',
     where: `${config.host}/${config.repo}`,
     async read(blobId, offset, bytes, signal, sink) {
-      const { url, answer } = await request('GET', blobId, { range: rangeHeader(offset, bytes) }, signal);
-      return readRange(client, blobId, url, answer, { offset, bytes, sink }, signal);
+      const answer = await request('GET', blobId, { range: rangeHeader(offset, bytes) }, signal);
+      return readRange(client, blobId, answer, { offset, bytes, sink }, signal);
     },
     async size(blobId, signal) {
-      const { url, answer } = await request('HEAD', blobId, {}, signal);
-      checkStatus(blobId, url, answer);
+      const answer = await request('HEAD', blobId, {}, signal);
+      checkStatus(blobId, answer);
       discard(answer);
-      return contentLength(url, answer);
+      return contentLength(answer);
     },
     close: () => client.close(),
   };
+}
+
+/** A target that has expired, in the words of any object store; overload and bad ranges are not among them. */
+function isGone(status: number): boolean {
+  return status >= 400 && status < 500 && ![408, 416, 429].includes(status);
 }
 
 function isRedirect(answer: HttpAnswer): boolean {
