@@ -39,7 +39,8 @@ const STORE: Readonly<Record<keyof StoreStats, readonly [name: string, kind: Kin
   requests: ['backend_requests_total', 'counter', 'Ranged requests to backends, retries included'],
   failedRequests: ['backend_failed_requests_total', 'counter', 'Requests to backends that failed'],
   fetchedBytes: ['backend_read_bytes_total', 'counter', 'Bytes that backends sent'],
-  chunksFetched: ['cache_fetched_chunks_total', 'counter', 'Chunks this daemon has put into the cache'],
+  chunksFetched: ['cache_fetched_chunks_total', 'counter', 'Chunks this daemon has fetched'],
+  chunksUncached: ['cache_uncached_chunks_total', 'counter', 'Chunks fetched that no cache file took'],
   chunksFromOthers: ['cache_shared_chunks_total', 'counter', 'Chunks another daemon had fetched meanwhile'],
   badChunks: ['cache_bad_chunks_total', 'counter', 'Chunks that did not decode or verify'],
 };

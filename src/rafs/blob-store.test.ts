@@ -42,8 +42,8 @@ async function readAll(
   backend: object,
   validate: boolean,
   bootstrap = bootPath(name),
+  cache: object = { type: 'blobcache', config: { work_dir: mkdtempSync(join(dir, 'cache-')) } },
 ) {
-  const cache = { type: 'blobcache', config: { work_dir: mkdtempSync(join(dir, 'cache-')) } };
   const text = JSON.stringify({ device: { backend, cache }, mode: 'direct', digest_validate: validate });
   const store = new BlobStore(SILENT);
   const image = openImage(bootstrap);
@@ -90,6 +90,14 @@ for (const one of CASES) {
   }
 }
 
+for (const one of CASES.filter(([name]) => !name.includes('-4k'))) {
+  test(`${one[0]}: every file has its bytes without a cache`, async (t) => {
+    const config = one[0].startsWith('inline-') ? { blob_file: bootPath(one[0]) } : { dir: BLOBS_DIR };
+    const stats = await readAll(t, one, { type: 'localfs', config }, true, bootPath(one[0]), { type: 'dummycache' });
+    assert.equal(stats.chunksUncached, stats.chunksFetched);
+  });
+}
+
 for (const validate of [false, true]) {
   test(`a v5 image of 2020, without extended blob table: every file has its bytes, validation ${validate}`, async (t) => {
     const name = 'v5-lz4_block-sha256-4k';
@@ -98,6 +106,7 @@ for (const validate of [false, true]) {
     const one = [name, 'expect/small.json'] as const;
     const backend = { type: 'localfs', config: { dir: BLOBS_DIR } };
     const stats = await readAll(t, one, backend, validate, bootstrap);
+    await readAll(t, one, backend, validate, bootstrap, { type: '' });
     const [blob] = openAndClose(bootPath(name)).blobs;
     // Chunks that several files share have a number in each, and are fetched once.
     assert.equal(stats.chunksFetched, blob.chunkCount);

@@ -4,12 +4,14 @@
  * Two passes over the chunks of the range. The first validates each and tests its bit; if one is missing the read is
  * parked and the missing chunks of one blob are asked for (several blobs: one after the other). The second merges
  * neighbours that lie side by side in one cache file into runs, each read by one preadv. What is not in memory is read
- * by the kernel meanwhile: a slow disk under the cache directory holds nobody up either.
+ * by the kernel meanwhile: a slow disk under the cache directory holds nobody up either. Chunks that no cache file takes
+ * come out of the blob's spill (`spill-bits.ts`), from where they may go again: such a read looks at the clock.
  */
 import type { ReadArgs } from '../fuse/args.ts';
 import { S } from '../fuse/flags.ts';
 import { PARKED, RESUME, type Request } from '../fuse/request.ts';
 import { readInto, zero } from '../fuse/segments.ts';
+import { SpillView } from '../storage/spill-bits.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import { errno, errnoName } from '../sys/errno.ts';
 import { RWF_NOWAIT } from '../sys/io.ts';
@@ -25,6 +27,8 @@ const SPARE_ATTEMPTS = 3;
 const BLOCK_BYTES = 4096;
 /** Of `copy`, besides counts, PARKED and errnos: somebody cut the cache file. */
 const CUT = -0x10000;
+/** Chunks that go while they are copied are copied again, this often in one go. */
+const SPILL_COPIES_MAX = 4;
 
 export class FileReader {
   private readonly ready: Uint8Array[];
@@ -34,6 +38,9 @@ export class FileReader {
   /** 1: the file system of this blob's cache knows no reads that do not wait (tmpfs of old kernels). */
   private readonly waits: Uint8Array;
   private readonly attemptsMax: number;
+  private readonly spills: readonly SpillView[];
+  /** The read needs a chunk that only its spill has. */
+  private isSpilled = false;
 
   constructor(
     private readonly metadata: Metadata,
@@ -45,6 +52,7 @@ export class FileReader {
     this.waits = new Uint8Array(options.blobs.length);
     this.attemptsMax = options.blobs.length + SPARE_ATTEMPTS;
     this.ready = options.blobs.map((blob) => new Uint8Array(blob.ready));
+    this.spills = options.blobs.map(({ spill }) => new SpillView(spill));
   }
 
   /** Serves READ of the loaded `file`: bytes in request.data (short at end of file), -errno, or PARKED. */
@@ -56,11 +64,21 @@ export class FileReader {
     if (offset >= file.size) return 0;
     const bytes = Math.min(args.size, request.data.bytes, file.size - offset);
     if (bytes === 0) return 0;
-    const missing = this.firstMissing(file, offset, bytes);
-    if (missing < 0) return missing;
-    if (missing > 0) return this.park(request, file, offset, bytes, missing - 1);
-    const copied = this.copy(request, file, offset, bytes);
-    return copied === CUT ? this.refetch(request, file, offset, bytes) : copied;
+    for (let copies = 0; copies < SPILL_COPIES_MAX; copies++) {
+      const clock = this.spillClock();
+      const missing = this.firstMissing(file, offset, bytes);
+      if (missing < 0) return missing;
+      if (missing > 0) return this.park(request, file, offset, bytes, missing - 1);
+      const copied = this.copy(request, file, offset, bytes);
+      if (this.isSpilled && copied !== PARKED && clock !== this.spillClock()) continue;
+      return copied === CUT ? this.refetch(request, file, offset, bytes) : copied;
+    }
+    return this.nodes.refused(file.node, 'uncached chunks go faster than they can be copied');
+  }
+
+  /** One for all blobs of the store. */
+  private spillClock(): number {
+    return this.spills.length === 0 ? 0 : this.spills[0].now();
   }
 
   /** The cache file is shorter than its bits promise: they are void for this range, and storage is asked to look. */
@@ -80,10 +98,13 @@ export class FileReader {
   private firstMissing(file: InodeRecord, offset: number, bytes: number): number {
     const { chunkSize } = this.metadata;
     const end = Math.ceil((offset + bytes) / chunkSize);
+    this.isSpilled = false;
     for (let k = Math.floor(offset / chunkSize); k < end; k++) {
       const loaded = this.loadChunk(file, k);
       if (loaded < 0) return loaded;
-      if (!this.isReady()) return this.chunk.blob + 1;
+      if (this.isCached()) continue;
+      if (!this.spills[this.chunk.blob].has(this.chunk.index)) return this.chunk.blob + 1;
+      this.isSpilled = true;
     }
     return 0;
   }
@@ -109,6 +130,10 @@ export class FileReader {
   }
 
   private isReady(): boolean {
+    return this.isCached() || this.spills[this.chunk.blob].has(this.chunk.index);
+  }
+
+  private isCached(): boolean {
     const { chunk } = this;
     if (chunk.offset === HOLE) return true;
     const bits = Atomics.load(this.ready[chunk.blob], chunk.index >>> 3);
@@ -119,6 +144,7 @@ export class FileReader {
     const { chunk } = this;
     const { chunkSize } = this.metadata;
     let blob = 0;
+    let fd = -1;
     let from = HOLE;
     let run = 0;
     let done = 0;
@@ -130,34 +156,50 @@ export class FileReader {
       const loaded = this.loadChunk(file, k);
       if (loaded < 0) return loaded;
       const start = chunk.offset === HOLE ? HOLE : chunk.offset + inside;
-      const follows = start === HOLE ? from === HOLE : from !== HOLE && chunk.blob === blob && start === from + run;
+      const source = start === HOLE ? -1 : this.sourceFd();
+      const follows = source === fd && (start === HOLE || start === from + run);
       if (run > 0 && !follows) {
-        const moved = this.move(request, file, done, run, blob, from);
+        const moved = this.move(request, file, done, run, blob, fd, from);
         if (moved < 0) return moved;
         done += run;
         run = 0;
       }
       if (run === 0) {
         blob = chunk.blob;
+        fd = source;
         from = start;
       }
       run += take;
     }
-    const moved = this.move(request, file, done, run, blob, from);
+    const moved = this.move(request, file, done, run, blob, fd, from);
     return moved < 0 ? moved : bytes;
+  }
+
+  /** Where the loaded chunk is read from. */
+  private sourceFd(): number {
+    const { blob } = this.chunk;
+    return this.isSpilled && !this.isCached() ? this.spills[blob].fd : this.blobs[blob].dataFd;
   }
 
   /**
    * Moves one run into the guest's pages: 0, -errno, PARKED when the disk has to be waited for, or CUT: the file is
    * shorter than its chunk map says.
    */
-  private move(request: Request, file: InodeRecord, skip: number, bytes: number, blob: number, from: number): number {
+  private move(
+    request: Request,
+    file: InodeRecord,
+    skip: number,
+    bytes: number,
+    blob: number,
+    fd: number,
+    from: number,
+  ): number {
     if (from === HOLE) {
       const zeroed = zero(request.data, skip, bytes);
       return Math.min(zeroed, 0);
     }
-    const fd = this.blobs[blob].dataFd;
-    let flags = this.waits[blob] === 1 || request.attempt >= this.attemptsMax ? 0 : RWF_NOWAIT;
+    const isMemory = fd !== this.blobs[blob].dataFd;
+    let flags = isMemory || this.waits[blob] === 1 || request.attempt >= this.attemptsMax ? 0 : RWF_NOWAIT;
     let done = 0;
     while (done < bytes) {
       const n = readInto(request.data, skip + done, bytes - done, fd, from + done, flags);

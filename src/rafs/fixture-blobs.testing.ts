@@ -6,6 +6,7 @@ import { CHUNK_FLAG, chunkInfoBytes, decodeChunkInfo } from '../storage/blob-lay
 import { CODECS, compressorOf } from '../storage/codecs.ts';
 import { DIGESTS } from '../storage/digests.ts';
 import { BLOBS_DIR, FIXTURES } from '../storage/fixtures.testing.ts';
+import { newSpillHandle } from '../storage/spill-bits.ts';
 import type { BlobHandle, BlobInfo, ChunkDigests, WantedChunk } from '../storage/types.ts';
 
 /** Every image, with the name of its expected tree. */
@@ -78,6 +79,7 @@ export class FixtureBlobs {
       handle: 100 + i,
       dataFd: openSync(this.cachePath(i), 'w+'),
       ready: new SharedArrayBuffer(Math.ceil(blob.chunkCount / 8)),
+      spill: newSpillHandle(blob.chunkCount),
       chunkCount: blob.chunkCount,
       uncompressedSize: blob.uncompressedSize,
     }));

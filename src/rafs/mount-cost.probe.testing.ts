@@ -3,6 +3,7 @@
  * how long that took and what it added to RSS, as JSON. A first mount warms the code up and is not counted.
  */
 import { SILENT } from '../common/log.ts';
+import { newSpillHandle } from '../storage/spill-bits.ts';
 import { Rafs } from './file-system.ts';
 import { Guest } from './guest.testing.ts';
 import { ROOT_LOCAL } from './nodes.ts';
@@ -20,6 +21,7 @@ function mount(path: string): { ms: number; rssBytes: number; names: number } {
     handle: 1,
     dataFd: -1,
     ready: new SharedArrayBuffer(Math.ceil(blob.chunkCount / 8)),
+    spill: newSpillHandle(blob.chunkCount),
     chunkCount: blob.chunkCount,
     uncompressedSize: blob.uncompressedSize,
   }));

@@ -12,6 +12,7 @@ import { after, describe, test } from 'node:test';
 import { AppError } from '../common/app-error.ts';
 import { SILENT } from '../common/log.ts';
 import { S } from '../fuse/flags.ts';
+import { newSpillHandle } from '../storage/spill-bits.ts';
 import type { BlobHandle } from '../storage/types.ts';
 import { Rafs } from './file-system.ts';
 import { Guest } from './guest.testing.ts';
@@ -100,6 +101,7 @@ function serve(path: string, cache: PageCache, validate: boolean): 'refused' | '
       handle: i,
       dataFd: image.fd,
       ready: new SharedArrayBuffer(Math.ceil(blob.chunkCount / 8)),
+      spill: newSpillHandle(blob.chunkCount),
       chunkCount: blob.chunkCount,
       uncompressedSize: blob.uncompressedSize,
     }),

@@ -3,9 +3,7 @@
  * first chunk is missing, validated once per opening (rafs-format 9, items 28 to 30), and then read entry by entry
  * with pread: a blob may have 16 million chunks, which must not sit in memory.
  */
-import { closeSync, constants, fstatSync, openSync, readSync, renameSync, unlinkSync } from 'node:fs';
-import { type FileHandle, mkdir, open } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { closeSync, constants, fstatSync, readSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { codeOf } from '../common/app-error.ts';
 import { Contexts, type ContextTable, checkMember } from './blob-contexts.ts';
@@ -22,9 +20,10 @@ import {
   hasChunkTable,
 } from './blob-layout.ts';
 import { checkHeader, checkMetaDigest, decodeTable, refusal } from './blob-meta-rules.ts';
-import { cacheError, openIfThere, temporaryName } from './cache-files.ts';
+import { openIfThere } from './cache-files.ts';
 import { cipherOf } from './cipher.ts';
 import { storageError } from './errors.ts';
+import { TableFile } from './table-file.ts';
 import type { BlobInfo } from './types.ts';
 
 /** Entries are read in pages of this many: 4 to 6 KiB. */
@@ -63,22 +62,27 @@ export class BlobMeta {
   /**
    * Opens the cached table, or fetches it. A cached file that does not fit the blob entry is replaced.
    * @param read of the object that holds the table: the blob, or its meta blob
-   * @throws BLOB_META when the blob's own table is invalid, cache errors when it cannot be stored, fetch errors
+   * @param path of the cached table; '' = there is no cache
+   * @throws BLOB_META when the blob's own table is invalid, fetch errors
    */
   static async open(info: BlobInfo, path: string, read: ReadBlob): Promise<BlobMeta> {
     if (!hasChunkTable(info)) throw refusal(info, 'the image lists no chunk table for this blob');
-    const cached = await BlobMeta.openCached(info, path);
+    const found = openCached(path);
+    const cached = await BlobMeta.ofCached(info, path, found);
     if (cached !== null) return cached;
     try {
-      return await BlobMeta.fetch(info, path, read);
+      return await BlobMeta.fetch(info, path, read, found);
     } catch (error) {
       // Bytes that were damaged on their way look like an invalid table.
       if (!['BLOB_META', 'DECODE'].includes(codeOf(error))) throw error;
-      return BlobMeta.fetch(info, path, read);
+      return await BlobMeta.fetch(info, path, read, found);
+    } finally {
+      if (found >= 0) closeSync(found);
     }
   }
 
-  private static async fetch(info: BlobInfo, path: string, read: ReadBlob): Promise<BlobMeta> {
+  /** @param bad the unusable file of that name, -1 = none */
+  private static async fetch(info: BlobInfo, path: string, read: ReadBlob, bad: number): Promise<BlobMeta> {
     const bytes = await read(info.ciOffset, info.ciCompressedSize + CCT_HEADER_BYTES);
     checkMetaDigest(info, bytes);
     const cipher = cipherOf(info);
@@ -87,43 +91,36 @@ export class BlobMeta {
     const contexts = checkHeader(info, decodeCctHeader(header));
     if (typeof contexts === 'string') throw refusal(info, contexts);
     const table = await decodeTable(info, plain(bytes.subarray(0, info.ciCompressedSize)));
-    const temporary = await store(path, table, header);
+    const file = await TableFile.write(path, [
+      { bytes: table, at: 0 },
+      { bytes: header, at: align4096(table.length) },
+    ]);
+    const meta = new BlobMeta(info, path, file.fd, contexts);
     try {
-      const meta = new BlobMeta(info, path, openSync(temporary, constants.O_RDONLY), contexts);
-      await closedUnless(meta, async () => {
-        await meta.validate();
-        // Whoever has the old file open keeps it.
-        renameSync(temporary, path);
-      });
+      await meta.validate();
+      file.publish(bad);
       return meta;
     } catch (error) {
-      throw cacheError(path, error);
+      meta.close();
+      throw error;
     } finally {
-      unlinkIfThere(temporary);
+      file.end();
     }
   }
 
-  /** null when there is no usable file. */
-  private static async openCached(info: BlobInfo, path: string): Promise<BlobMeta | null> {
-    let fd = -1;
-    try {
-      fd = openIfThere(path, constants.O_RDONLY);
-    } catch (error) {
-      throw cacheError(path, error);
-    }
+  /** Owns the descriptor, or is null when the file cannot be used. */
+  private static async ofCached(info: BlobInfo, path: string, fd: number): Promise<BlobMeta | null> {
     if (fd < 0) return null;
     try {
       const contexts = checkFile(info, path, fd);
-      if (typeof contexts !== 'string') {
-        const meta = new BlobMeta(info, path, fd, contexts);
-        await meta.validate();
-        return meta;
-      }
+      if (typeof contexts === 'string') return null;
+      const meta = new BlobMeta(info, path, fd, contexts);
+      await meta.validate();
+      return meta;
     } catch {
-      // Fetched anew below: whoever wrote this file, the blob is the authority.
+      // Fetched anew: whoever wrote this file, the blob is the authority.
+      return null;
     }
-    closeSync(fd);
-    return null;
   }
 
   /**
@@ -216,6 +213,15 @@ export class BlobMeta {
   }
 }
 
+/** Descriptor of the cached table; -1 = none that can be read. */
+function openCached(path: string): number {
+  try {
+    return path === '' ? -1 : openIfThere(path, constants.O_RDONLY);
+  } catch {
+    return -1;
+  }
+}
+
 /** The blob's contexts, or what is wrong with a cached file. */
 function checkFile(info: BlobInfo, path: string, fd: number): ContextTable | null | string {
   const headerAt = align4096(info.ciUncompressedSize);
@@ -229,49 +235,4 @@ function readExactly(fd: number, path: string, offset: number, bytes: number): B
   const got = readSync(fd, buffer, 0, bytes, offset);
   if (got !== bytes) throw storageError('CACHE_FILE', { path, rule: `truncated at ${offset + got}` });
   return buffer;
-}
-
-async function closedUnless(meta: BlobMeta, works: () => Promise<void>): Promise<void> {
-  try {
-    await works();
-  } catch (error) {
-    meta.close();
-    throw error;
-  }
-}
-
-/** Writes the cache form next to its place; the name it has until it is moved there. */
-async function store(path: string, table: Buffer, header: Buffer): Promise<string> {
-  const temporary = temporaryName(path);
-  let file: FileHandle | null = null;
-  try {
-    // The directory may have been removed since the blob was opened.
-    await mkdir(dirname(path), { recursive: true });
-    file = await open(temporary, 'wx', 0o644);
-    await writeAll(file, table, 0);
-    await writeAll(file, header, align4096(table.length));
-    await file.close();
-    file = null;
-    return temporary;
-  } catch (error) {
-    await file?.close().catch(() => {});
-    unlinkIfThere(temporary);
-    throw cacheError(path, error);
-  }
-}
-
-/** Moved away, never made, or its directory is gone: all the same. */
-function unlinkIfThere(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch {
-    // See above.
-  }
-}
-
-async function writeAll(file: FileHandle, bytes: Buffer, at: number): Promise<void> {
-  for (let done = 0; done < bytes.length; ) {
-    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, at + done);
-    done += bytesWritten;
-  }
 }

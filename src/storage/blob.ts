@@ -14,7 +14,7 @@ import type { Logger } from '../common/log.ts';
 import { hasBlobDigests } from './blob-digests.ts';
 import type { BlobMeta } from './blob-meta.ts';
 import { BlobTables, LOCK_WAIT_MS, type ReadRange } from './blob-tables.ts';
-import type { CacheFiles } from './cache-files.ts';
+import { type BlobFiles, ChunkCache } from './chunk-cache.ts';
 import { ChunkInstaller } from './chunk-installer.ts';
 import { ChunkLocks } from './chunk-locks.ts';
 import { cipherOf } from './cipher.ts';
@@ -24,16 +24,16 @@ import { describedChunk, describedDigest, EqualChunks, isUnnumbered } from './de
 import { storageError } from './errors.ts';
 import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation } from './fetch-plan.ts';
 import { PendingChunks } from './pending-chunks.ts';
-import type { PrivateFiles } from './private-files.ts';
 import { RangeArrivals, type UnitChunks } from './range-arrivals.ts';
+import type { BlobSpill } from './spill.ts';
 import type { StoreStats } from './stats.ts';
 import type { BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
 
 /** How often a lock that another process holds is looked at: twice as long each time, up to the second figure. */
 const LOCK_POLL_MS = 2;
 const LOCK_POLL_MAX_MS = 20;
-/** Shared with other processes, or of one mount alone. */
-export type BlobFiles = CacheFiles | PrivateFiles;
+/** A chunk that went from memory before its reader came is brought again, this often; then the reader asks anew. */
+const BRING_TRIES = 4;
 
 export interface BlobOptions {
   validate: boolean;
@@ -56,6 +56,7 @@ export class Blob {
   private readonly locks: ChunkLocks;
   private readonly tables: BlobTables;
   private readonly installer: ChunkInstaller;
+  private readonly cache: ChunkCache;
   private readonly equal: EqualChunks | null;
   private readonly closing = new AbortController();
   private running = 0;
@@ -64,11 +65,14 @@ export class Blob {
   constructor(
     readonly info: BlobInfo,
     readonly files: BlobFiles,
+    readonly spill: BlobSpill,
     private readonly options: BlobOptions,
     private readonly reads: BlobReads,
-    private readonly stats: StoreStats,
+    stats: StoreStats,
     log: Logger,
   ) {
+    this.cache = new ChunkCache(info.id, files, spill, stats, log);
+    this.cache.attach();
     this.locks = new ChunkLocks(() => files.lockFd);
     this.equal = isUnnumbered(info) ? new EqualChunks() : null;
     this.tables = new BlobTables(info, files.metaPath, this.locks, reads.meta, this.closing.signal);
@@ -79,7 +83,7 @@ export class Blob {
       digestOf: (chunk) => this.tables.digestOf(chunk),
     };
     const { validate } = options;
-    this.installer = new ChunkInstaller(decoding, validate, files, this.pending, stats, log, () =>
+    this.installer = new ChunkInstaller(decoding, validate, this.cache, this.pending, stats, log, () =>
       this.throwIfClosed(),
     );
     // One listener per request under way: more than ten are no leak here.
@@ -87,28 +91,32 @@ export class Blob {
   }
 
   /**
-   * Resolves when all wanted chunks are in the cache.
+   * Resolves when the device thread can read all wanted chunks.
    * @param digests of the image whose reader waits
-   * @throws CHUNK when the image and the blob disagree, else the first error of plan, fetch, decode, verify, write
+   * @throws CHUNK when the image and the blob disagree, else the first error of plan, fetch, decode, verify
    */
   async fetch(wanted: readonly WantedChunk[], digests: ChunkDigests): Promise<void> {
     this.throwIfClosed();
     this.files.renewIfCut();
-    const absent = wanted.filter(({ chunkIndex }) => {
+    for (const { chunkIndex } of wanted) {
       if (!(chunkIndex >= 0 && chunkIndex < this.info.chunkCount)) throw this.wrong(chunkIndex, 'is not in the blob');
-      return !this.isReady(chunkIndex);
-    });
-    if (absent.length === 0) return;
-    this.files.attach();
-    await this.tracked(async () => {
-      if (this.info.described === true) {
-        await Promise.all(absent.map((chunk) => this.demandDescribed(chunk)));
-        return;
-      }
-      const meta = await this.tables.open();
-      const waits = absent.map((chunk) => this.demand(this.check(meta, chunk), digests));
-      await Promise.all(waits);
-    });
+    }
+    for (let tries = 1; tries <= BRING_TRIES; tries++) {
+      const absent = wanted.filter(({ chunkIndex }) => !this.cache.look(chunkIndex));
+      if (absent.length === 0) break;
+      this.cache.attach();
+      await this.tracked(() => this.bring(absent, digests));
+    }
+    for (const { chunkIndex } of wanted) this.spill.touch(chunkIndex);
+  }
+
+  private async bring(absent: readonly WantedChunk[], digests: ChunkDigests): Promise<void> {
+    if (this.info.described === true) {
+      await Promise.all(absent.map((chunk) => this.demandDescribed(chunk)));
+      return;
+    }
+    const meta = await this.tables.open();
+    await Promise.all(absent.map((chunk) => this.demand(this.check(meta, chunk), digests)));
   }
 
   /** Aborts what is under way (its readers get CLOSED) and closes the files when it has ended. */
@@ -120,17 +128,7 @@ export class Blob {
       });
     }
     await this.tables.close();
-    this.files.close();
-  }
-
-  /** In the private copy, or by now in the file. */
-  private isReady(chunk: number): boolean {
-    const { map } = this.files;
-    if (map.isReady(chunk)) return true;
-    map.refresh(chunk, chunk);
-    if (!map.isReady(chunk)) return false;
-    this.stats.chunksFromOthers++;
-    return true;
+    this.cache.close();
   }
 
   private check(meta: BlobMeta, wanted: WantedChunk): PlannedChunk {
@@ -151,7 +149,7 @@ export class Blob {
     const chunk = describedChunk(this.info, wanted);
     const index = this.equal?.first(wanted) ?? chunk.index;
     await this.demand({ ...chunk, index }, describedDigest(wanted));
-    if (index !== chunk.index) await this.files.map.markReady(chunk.index);
+    if (index !== chunk.index) await this.cache.alias(index, chunk.index);
   }
 
   private demand(chunk: PlannedChunk, digests: ChunkDigests): Promise<void> {
@@ -165,7 +163,7 @@ export class Blob {
         return this.demand(chunk, digests);
       });
     }
-    if (this.files.map.isReady(chunk.index)) return Promise.resolve();
+    if (this.cache.isReady(chunk.index)) return Promise.resolve();
     if (this.queue.length === 0) setImmediate(() => this.flush());
     this.queue.push(chunk);
     return this.pending.add(chunk.index, true, digests);
@@ -197,7 +195,7 @@ export class Blob {
       wanted,
       chunkCount: meta?.chunkCount ?? 0,
       infoOf: (index) => (meta as BlobMeta).chunk(index),
-      isMissing: (index) => !this.files.map.isReady(index) && !this.pending.has(index) && !isUnverifiable(index),
+      isMissing: (index) => !this.cache.isReady(index) && !this.pending.has(index) && !isUnverifiable(index),
       windowBytes: this.options.amplifyIoBytes,
       budgetBytes: this.speculation.budget(offsets, Date.now()),
     });
@@ -241,7 +239,7 @@ export class Blob {
   }
 
   private stillMissing(index: number): boolean {
-    if (!this.isReady(index)) return true;
+    if (!this.cache.look(index)) return true;
     this.pending.settle(index);
     return false;
   }

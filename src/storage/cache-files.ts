@@ -6,7 +6,7 @@
  *   <id>.blob.meta            chunk table (`blob-meta.ts`)
  *   <id>.blob.lock            ours, empty: byte ranges of it are locked by processes that fetch
  *
- * A directory that is full, read-only or gone does not fail the mount: `dataFd` then names /dev/null, no chunk is
+ * A directory that is full, read-only or gone fails neither mounts nor reads: `dataFd` then names /dev/null, no chunk is
  * ready, and every fetch tries to attach the files again; dup3 puts the real file below the number the device thread
  * already has. Wrong files are unlinked and never truncated, since others may have them mapped.
  */
@@ -103,6 +103,10 @@ export class CacheFiles {
     } catch {
       // Not there or not to be removed: `attach` says what is wrong.
     }
+  }
+
+  get isWritable(): boolean {
+    return this.state === 'writable';
   }
 
   /** Unlinks nothing: the next user finds the chunks. */

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { after } from 'node:test';
 import { parseConfig, type StorageConfig } from './config.ts';
 import { BLOBS_DIR, type ExpectedChunk } from './fixtures.testing.ts';
+import { SpillView } from './spill-bits.ts';
 import type { BlobHandle } from './types.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'storage-'));
@@ -44,6 +45,19 @@ export function assertCached(handle: BlobHandle, chunk: ExpectedChunk): void {
   assert.ok(isReady(handle, chunk.index), `chunk ${chunk.index} ready`);
   const bytes = Buffer.alloc(chunk.bytes.length);
   readSync(handle.dataFd, bytes, 0, bytes.length, chunk.uncompressedOffset);
+  assert.ok(bytes.equals(chunk.bytes), `chunk ${chunk.index}`);
+}
+
+/** The device thread would find the chunk, with its bytes, out of the cache or in memory. */
+export function assertServed(handle: BlobHandle, chunk: ExpectedChunk): void {
+  if (isReady(handle, chunk.index)) {
+    assertCached(handle, chunk);
+    return;
+  }
+  const spill = new SpillView(handle.spill);
+  assert.ok(spill.has(chunk.index), `chunk ${chunk.index} in memory`);
+  const bytes = Buffer.alloc(chunk.bytes.length);
+  readSync(spill.fd, bytes, 0, bytes.length, chunk.uncompressedOffset);
   assert.ok(bytes.equals(chunk.bytes), `chunk ${chunk.index}`);
 }
 

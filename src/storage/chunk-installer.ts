@@ -1,37 +1,24 @@
 /**
  * The last three stages of a fetch: decode, verify, write. Takes the stored bytes of one unit (a chunk, a batch, a zran
- * range) and puts the chunks that come out of it into the cache file. What is wrong with a chunk is an error of that
- * chunk alone; a cache that cannot be written is one of the whole range.
+ * range) and puts the chunks that come out of it into the cache. What is wrong with a chunk is an error of that chunk
+ * alone.
  */
-import { write } from 'node:fs';
-import { promisify } from 'node:util';
 import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
-import { cacheError } from './cache-files.ts';
+import type { ChunkCache } from './chunk-cache.ts';
 import { type Decoding, decodeUnit, isBad, memberOf, verifyChunk } from './decode-chunk.ts';
 import type { PlannedChunk } from './fetch-plan.ts';
 import type { PendingChunks } from './pending-chunks.ts';
 import type { StoreStats } from './stats.ts';
 
-const writeAt = promisify(write);
-
 /** Bytes that are wrong this often are wrong at their source; a cache or a line on the way spoils one or two. */
 const TRIES_MAX = 4;
-
-/** Where chunks end up: `CacheFiles`, or files of one mount alone. */
-export interface ChunkSink {
-  readonly dataFd: number;
-  readonly dataPath: string;
-  readonly map: { markReady(chunk: number): Promise<void> };
-  /** Gives up files that somebody cut; `map` is another one then. */
-  renewIfCut(): void;
-}
 
 export class ChunkInstaller {
   constructor(
     private readonly blob: Decoding,
     private readonly validate: boolean,
-    private readonly sink: ChunkSink,
+    private readonly cache: ChunkCache,
     private readonly pending: PendingChunks,
     private readonly stats: StoreStats,
     private readonly log: Logger,
@@ -41,7 +28,7 @@ export class ChunkInstaller {
   /**
    * Settles every chunk of the unit. Bytes that do not decode or verify are fetched again, `TRIES_MAX` times altogether.
    * @param again fetches the unit's stored bytes anew
-   * @throws what ends the whole range: the blob was closed, the cache cannot be written, the second fetch failed
+   * @throws what ends the whole range: the blob was closed, nothing takes the chunk, the second fetch failed
    */
   async install(chunks: readonly PlannedChunk[], stored: Buffer, again: () => Promise<Buffer>): Promise<void> {
     let left = chunks;
@@ -82,7 +69,9 @@ export class ChunkInstaller {
         failed.push({ chunk, error });
         continue;
       }
-      await this.write(chunk, own);
+      this.throwIfClosed();
+      await this.cache.put(chunk, own);
+      this.pending.settle(chunk.index);
     }
     return failed;
   }
@@ -90,25 +79,5 @@ export class ChunkInstaller {
   /** The image's word counts before the blob's. */
   private async digestOf(index: number): Promise<Uint8Array | null> {
     return this.pending.digestsOf(index)(index) ?? this.blob.digestOf(index);
-  }
-
-  private async write(chunk: PlannedChunk, bytes: Buffer): Promise<void> {
-    this.throwIfClosed();
-    const { sink } = this;
-    // The map of the file that is written to: files that are made anew meanwhile have another.
-    const { map } = sink;
-    try {
-      for (let done = 0; done < bytes.length; ) {
-        const at = chunk.info.uncompressedOffset + done;
-        done += (await writeAt(sink.dataFd, bytes, done, bytes.length - done, at)).bytesWritten;
-      }
-      // A write makes a cut file long again, and zeros of what its bits promise.
-      sink.renewIfCut();
-      await map.markReady(chunk.index);
-    } catch (error) {
-      throw cacheError(sink.dataPath, error);
-    }
-    this.stats.chunksFetched++;
-    this.pending.settle(chunk.index);
   }
 }

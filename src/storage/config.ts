@@ -27,7 +27,7 @@ export interface StorageConfig {
   /** `device.id`, the name of the cache metrics. */
   id: string;
   backend: BackendConfig;
-  /** null = no cache configured, with which v6 images cannot be served. */
+  /** null = no cache: what is read is fetched and not kept. */
   cache: CacheConfig | null;
   /** Verify digests of chunks: `digest_validate` or `device.cache.validate`. */
   validate: boolean;

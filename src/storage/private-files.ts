@@ -20,7 +20,7 @@ export class PrivateFiles {
   readonly dataPath: string;
   readonly metaPath = '';
   readonly lockFd = -1;
-  private isMade = false;
+  isWritable = false;
 
   constructor(
     private readonly workDir: string,
@@ -34,7 +34,7 @@ export class PrivateFiles {
 
   /** Makes the file, once. @throws NO_SPACE, READ_ONLY or CACHE_IO */
   attach(): void {
-    if (this.isMade) return;
+    if (this.isWritable) return;
     let fd = -1;
     try {
       mkdirSync(this.workDir, { recursive: true });
@@ -43,7 +43,7 @@ export class PrivateFiles {
       unlinkSync(path);
       const result = dupOver(fd, this.dataFd);
       if (result < 0) throw storageError('CACHE_IO', { path, call: 'dup3', errno: errnoName(-result) });
-      this.isMade = true;
+      this.isWritable = true;
     } catch (error) {
       throw cacheError(this.dataPath, error);
     } finally {

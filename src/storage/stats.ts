@@ -5,8 +5,10 @@ export interface StoreStats {
   fetchedBytes: number;
   /** Requests that failed (each attempt). */
   failedRequests: number;
-  /** Chunks this process has put into the cache. */
+  /** Chunks this process has fetched. */
   chunksFetched: number;
+  /** Of these, chunks that no cache file took. */
+  chunksUncached: number;
   /** Chunks that another process had ready when this one looked again. */
   chunksFromOthers: number;
   /** Chunks whose bytes did not decode or verify. */
@@ -14,7 +16,15 @@ export interface StoreStats {
 }
 
 export function newStats(): StoreStats {
-  return { requests: 0, fetchedBytes: 0, failedRequests: 0, chunksFetched: 0, chunksFromOthers: 0, badChunks: 0 };
+  return {
+    requests: 0,
+    fetchedBytes: 0,
+    failedRequests: 0,
+    chunksFetched: 0,
+    chunksUncached: 0,
+    chunksFromOthers: 0,
+    badChunks: 0,
+  };
 }
 
 /** Upper ends (exclusive) of the size buckets of backend metrics in bytes; the last bucket has none (kata-contract 4.5). */

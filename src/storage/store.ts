@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import { type Backend, checkBackend, checkBlobId, hostOf, openBackend, type Sink } from './backend.ts';
-import { Blob, type BlobFiles, type BlobReads } from './blob.ts';
+import { Blob, type BlobReads } from './blob.ts';
 import { ciBytesMax } from './blob-contexts.ts';
 import {
   CHUNKS_PER_BLOB_MAX,
@@ -19,14 +19,17 @@ import {
 } from './blob-layout.ts';
 import type { ReadRange } from './blob-tables.ts';
 import { CacheFiles } from './cache-files.ts';
+import type { BlobFiles } from './chunk-cache.ts';
 import { cipherOf } from './cipher.ts';
 import type { BackendConfig, StorageConfig } from './config.ts';
 import { hasNoDigests, isUnnumbered } from './described-chunks.ts';
 import { storageError } from './errors.ts';
 import { Gate } from './gate.ts';
+import { NoFiles } from './no-files.ts';
 import { PrivateFiles } from './private-files.ts';
 import { DEMAND_POLICY, type RetryPolicy, withRetry } from './retry.ts';
 import { Secret } from './secret.ts';
+import { Spill } from './spill.ts';
 import { BackendReads, newStats, type StoreStats } from './stats.ts';
 import type { BlobHandle, BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
 
@@ -72,6 +75,7 @@ export class BlobStore {
   private readonly backends = new Map<string, SharedBackend>();
   private readonly gates = new Map<string, Gate>();
   private readonly closing = new Set<Promise<void>>();
+  private readonly spill = new Spill();
   private nextHandle = 1;
 
   /** @param policy of requests that a reader waits for */
@@ -81,8 +85,8 @@ export class BlobStore {
   ) {}
 
   /**
-   * Opens a blob for one mount: no network, no waiting. A cache directory that cannot be written does not fail the
-   * mount; reads of missing chunks fail until it can.
+   * Opens a blob for one mount: no network, no waiting. Without a cache directory, or with one that cannot be written,
+   * what is missing is served uncached.
    * @param digests asked for on the main thread while the blob is open, when `config.validate` is set
    * @throws UNSUPPORTED for kinds of blobs and backends not built yet, CONFIG, BLOB_META
    */
@@ -91,17 +95,13 @@ export class BlobStore {
     checkBlob(info);
     checkBackend(config.backend);
     const { cache } = config;
-    if (cache === null) {
-      const reason = 'RAFS v6 needs a cache: set "blobcache" and a work_dir';
-      throw storageError('CONFIG', { path: 'device.cache.type', value: '', reason });
-    }
-    const shared = this.share(info, config, cache.workDir);
+    const shared = this.share(info, config, cache?.workDir ?? null);
     shared.users++;
     const handle = this.nextHandle++;
     this.opened.set(handle, { shared, digests });
-    const { files } = shared.blob;
+    const { files, spill } = shared.blob;
     const { chunkCount, uncompressedSize } = info;
-    return { handle, dataFd: files.dataFd, ready: files.ready, chunkCount, uncompressedSize };
+    return { handle, dataFd: files.dataFd, ready: files.ready, spill: spill.handle, chunkCount, uncompressedSize };
   }
 
   /** Brings chunks of an open blob into its cache file. @throws CLOSED, and what `Blob.fetch` throws */
@@ -142,7 +142,7 @@ export class BlobStore {
 
   /** Files of open blobs in the cache, for the `underlying_files` metric. */
   underlyingFiles(): string[] {
-    return [...this.blobs.values()].map(({ blob }) => blob.files.dataPath);
+    return [...this.blobs.values()].map(({ blob }) => blob.files.dataPath).filter((path) => path !== '');
   }
 
   /** Closes everything and waits for it. */
@@ -151,23 +151,17 @@ export class BlobStore {
     await Promise.all(this.closing);
   }
 
-  private share(info: BlobInfo, config: StorageConfig, workDir: string): SharedBlob {
+  /** @param workDir null = no cache */
+  private share(info: BlobInfo, config: StorageConfig, workDir: string | null): SharedBlob {
     const { index: _, ...rest } = info;
     // What one image says of the chunks of a blob must not bind another: each mount has the blob for itself.
     const mount = info.described === true ? this.nextHandle : 0;
     const key = keyOf([rest, workDir, config.backend, config.validate, config.amplifyIoBytes, mount]);
     const known = this.blobs.get(key);
     if (known !== undefined) return known;
-    const files: BlobFiles = isUnnumbered(info)
-      ? new PrivateFiles(workDir, info.id, info.chunkCount)
-      : new CacheFiles(workDir, info.id, info.chunkCount, info.uncompressedSize);
+    const files = filesOf(info, workDir);
     const validate = config.validate && !hasNoDigests(info);
     if (validate !== config.validate) this.log.warn(`blob ${info.id} has no digests: served unverified`);
-    try {
-      files.attach();
-    } catch (error) {
-      this.log.warn(`cache of blob ${info.id}: ${explain(error)}; reads of missing chunks fail until that is solved`);
-    }
     const backend = this.shareBackend(config.backend);
     const reads: BlobReads = {
       demand: this.reader(info.id, backend),
@@ -176,7 +170,8 @@ export class BlobStore {
       meta: this.reader(metaObjectId(info), backend),
     };
     const options = { validate, amplifyIoBytes: config.amplifyIoBytes };
-    const blob = new Blob(info, files, options, reads, this.stats, this.log);
+    const spill = this.spill.open(info.chunkCount);
+    const blob = new Blob(info, files, spill, options, reads, this.stats, this.log);
     const shared = { key, blob, users: 0, backend };
     this.blobs.set(key, shared);
     return shared;
@@ -271,6 +266,12 @@ export class BlobStore {
 function policyOf(policy: RetryPolicy, config: BackendConfig): RetryPolicy {
   const wanted = 'retryLimit' in config ? config.retryLimit + 1 : 0;
   return wanted > policy.attempts ? { ...policy, attempts: wanted } : policy;
+}
+
+function filesOf(info: BlobInfo, workDir: string | null): BlobFiles {
+  if (workDir === null) return new NoFiles(info.chunkCount);
+  if (isUnnumbered(info)) return new PrivateFiles(workDir, info.id, info.chunkCount);
+  return new CacheFiles(workDir, info.id, info.chunkCount, info.uncompressedSize);
 }
 
 /** Kinds of blobs whose reading is still to be built, each by its name. */

@@ -5,6 +5,8 @@
  * thread only tests bits of `ready` and preads `dataFd`. Everything in `BlobHandle` is structured-clonable.
  */
 
+import type { SpillHandle } from './spill-bits.ts';
+
 export type Compressor = 'none' | 'lz4_block' | 'gzip' | 'zstd';
 export type Digester = 'blake3' | 'sha256';
 
@@ -80,6 +82,8 @@ export interface BlobHandle {
   dataFd: number;
   /** Private copy of the chunk map: bit 7-(i%8) of byte i/8 is chunk i (rafs-format 6.2); set by main with Atomics. */
   ready: SharedArrayBuffer;
+  /** Where a chunk may be that no cache file takes. */
+  spill: SpillHandle;
   chunkCount: number;
   uncompressedSize: number;
 }

@@ -16,6 +16,7 @@ import { dumpSession, restoreSession } from '../fuse/session-state.ts';
 import { Stats } from '../fuse/stats.ts';
 import { DescriptorBudget, Passthrough } from '../passthrough/index.ts';
 import { openImage } from '../rafs/open-image.ts';
+import { newSpillHandle } from '../storage/spill-bits.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import { Arena } from '../sys/arena.ts';
 import { dumpArena, loadArena } from '../sys/arena-dump.ts';
@@ -132,6 +133,7 @@ test('image, share, open files, a parked read and a parked sync go on after ever
     handle: 1,
     dataFd: fs.openSync(dataPath, 'r'),
     ready,
+    spill: newSpillHandle(info.chunkCount),
     chunkCount: info.chunkCount,
     uncompressedSize: info.uncompressedSize,
   };

@@ -1,0 +1,134 @@
+/**
+ * Where the chunks of one open blob end up: in its cache file, or in its spill when that takes nothing. A cache that cannot
+ * be written is trouble of ours that no reader gets to see: it is logged, tried again with every fetch, and used again
+ * from the moment it works.
+ */
+import { write } from 'node:fs';
+import { promisify } from 'node:util';
+import { codeOf, explain } from '../common/app-error.ts';
+import type { Logger } from '../common/log.ts';
+import { type CacheFiles, cacheError } from './cache-files.ts';
+import type { PlannedChunk } from './fetch-plan.ts';
+import type { NoFiles } from './no-files.ts';
+import type { PrivateFiles } from './private-files.ts';
+import type { BlobSpill } from './spill.ts';
+import type { StoreStats } from './stats.ts';
+
+const writeAt = promisify(write);
+
+/** Trouble that comes and goes (a disk that is nearly full) is told this often. */
+const TELL_AGAIN_MS = 60_000;
+
+/** Shared with other processes, of one mount alone, or none. */
+export type BlobFiles = CacheFiles | PrivateFiles | NoFiles;
+
+export class ChunkCache {
+  /** Why the files take nothing at present; null = they do, or there are none. */
+  private failure: unknown = null;
+  private toldAtMs = Number.NEGATIVE_INFINITY;
+  private told: unknown = null;
+
+  constructor(
+    private readonly blobId: string,
+    readonly files: BlobFiles,
+    readonly spill: BlobSpill,
+    private readonly stats: StoreStats,
+    private readonly log: Logger,
+  ) {}
+
+  /** Makes or opens the files as far as that is possible now. Never throws. */
+  attach(): void {
+    try {
+      this.files.attach();
+      this.failure = null;
+    } catch (error) {
+      this.failure = error;
+      this.tell(error);
+    }
+  }
+
+  /** The device thread can read the chunk. */
+  isReady(chunk: number): boolean {
+    return this.files.map.isReady(chunk) || this.spill.has(chunk);
+  }
+
+  /** As `isReady`, or by now in the file. */
+  look(chunk: number): boolean {
+    if (this.isReady(chunk)) return true;
+    const { map } = this.files;
+    map.refresh(chunk, chunk);
+    if (!map.isReady(chunk)) return false;
+    this.stats.chunksFromOthers++;
+    return true;
+  }
+
+  /** False while what is fetched stays in memory: reading ahead would only push out what readers need. */
+  get isWritable(): boolean {
+    return this.files.isWritable && this.failure === null;
+  }
+
+  /**
+   * Keeps a chunk's verified bytes, in the file if that is possible.
+   * @throws CACHE_IO when not even memory takes them
+   */
+  async put({ index, info }: PlannedChunk, bytes: Buffer): Promise<void> {
+    this.stats.chunksFetched++;
+    const offset = info.uncompressedOffset;
+    const { files } = this;
+    if (files.isWritable) {
+      try {
+        await this.write(index, offset, bytes);
+        this.worksAgain();
+        return;
+      } catch (error) {
+        this.failure = cacheError(files.dataPath, error);
+        this.tell(this.failure);
+      }
+    }
+    try {
+      this.spill.put(index, offset, bytes);
+    } catch (error) {
+      throw cacheError('(memory)', error);
+    }
+    this.stats.chunksUncached++;
+  }
+
+  /** `chunk` is another number of `first`, which is ready. */
+  async alias(first: number, chunk: number): Promise<void> {
+    if (this.files.map.isReady(first)) await this.files.map.markReady(chunk);
+    else this.spill.alias(first, chunk);
+  }
+
+  close(): void {
+    this.spill.close();
+    this.files.close();
+  }
+
+  private async write(index: number, offset: number, bytes: Buffer): Promise<void> {
+    const { files } = this;
+    // The map of the file that is written to: files that are made anew meanwhile have another.
+    const { map } = files;
+    for (let done = 0; done < bytes.length; ) {
+      done += (await writeAt(files.dataFd, bytes, done, bytes.length - done, offset + done)).bytesWritten;
+    }
+    // A write makes a cut file long again, and zeros of what its bits promise.
+    files.renewIfCut();
+    await map.markReady(index);
+  }
+
+  private worksAgain(): void {
+    this.failure = null;
+    if (this.told === null) return;
+    this.told = null;
+    this.log.info(`blob ${this.blobId}: its cache works again`);
+  }
+
+  private tell(error: unknown): void {
+    const now = performance.now();
+    const isNew = this.told === null || codeOf(this.told) !== codeOf(error);
+    this.told = error;
+    if (!isNew && now - this.toldAtMs < TELL_AGAIN_MS) return;
+    this.toldAtMs = now;
+    this.log.warn(`cache of blob ${this.blobId}: ${explain(error)}; what is missing is served uncached until then`);
+  }
+}
