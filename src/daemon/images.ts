@@ -5,15 +5,18 @@
  */
 import { closeSync } from 'node:fs';
 import { basename } from 'node:path';
+import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import type { OpenedImage as Bootstrap } from '../rafs/open-image.ts';
 import type { BackendConfig, StorageConfig } from '../storage/config.ts';
+import type { Prefetch } from '../storage/prefetch.ts';
 import type { StoreStats } from '../storage/stats.ts';
 import type { BlobStore } from '../storage/store.ts';
 import type { WantedChunk } from '../storage/types.ts';
 import { daemonError } from './errors.ts';
 import { SIZE_BUCKETS } from './metrics-shape.ts';
 import type { Images, OpenedImage } from './mounts.ts';
+import { type Cached, prefetchMetrics } from './prefetch-metrics.ts';
 import { trimProgramText } from './trim.ts';
 
 /** What belongs to one open image beside what its mount shows. */
@@ -23,6 +26,9 @@ interface Parts {
   config: StorageConfig;
   /** Blob handles not closed yet; with the last one the digest table goes. */
   handles: Set<number>;
+  prefetch: Prefetch | null;
+  /** Nothing starts for it any more. */
+  isEnding: boolean;
 }
 
 /** The first mount has been answered by then. */
@@ -91,9 +97,27 @@ export class LazyImages implements Images {
     };
     const handles = new Set(blobs.map(({ handle }) => handle));
     if (handles.size === 0) bootstrap.close();
-    else this.parts.set(image, { path, bootstrap, config, handles });
+    else this.parts.set(image, { path, bootstrap, config, handles, prefetch: null, isEnding: false });
     for (const handle of handles) this.ownerOf.set(handle, image);
     return image;
+  }
+
+  mounted(image: OpenedImage): void {
+    const { store } = this;
+    const parts = this.parts.get(image);
+    if (parts === undefined || store === null || !parts.config.prefetch.enable || parts.config.cache === null) return;
+    import('./prefetch.ts')
+      .then(({ prefetchImage }) => {
+        if (!parts.isEnding) parts.prefetch = prefetchImage({ ...parts, handles: [...parts.handles] }, store, this.log);
+      })
+      .catch((error: unknown) => this.log.warn(`prefetch of ${parts.path}: ${explain(error)}`));
+  }
+
+  ending(image: OpenedImage): void {
+    const parts = this.parts.get(image);
+    if (parts === undefined) return;
+    parts.isEnding = true;
+    void parts.prefetch?.stop();
   }
 
   abandon(image: OpenedImage): void {
@@ -103,8 +127,9 @@ export class LazyImages implements Images {
 
   release(blobs: readonly number[]): void {
     for (const handle of blobs) {
-      this.store?.closeBlob(handle);
       const image = this.ownerOf.get(handle);
+      if (image !== undefined) this.ending(image);
+      this.store?.closeBlob(handle);
       const parts = image === undefined ? undefined : this.parts.get(image);
       this.ownerOf.delete(handle);
       parts?.handles.delete(handle);
@@ -186,20 +211,21 @@ export class LazyImages implements Images {
       whole_hits: 0,
       total: 0,
       entries_count: stats?.chunksFetched ?? 0,
-      prefetch_data_amount: 0,
-      prefetch_requests_count: 0,
-      prefetch_workers: 0,
-      prefetch_unmerged_chunks: 0,
-      prefetch_cumulative_time_millis: 0,
-      prefetch_begin_time_secs: 0,
-      prefetch_begin_time_millis: 0,
-      prefetch_end_time_secs: 0,
-      prefetch_end_time_millis: 0,
       buffered_backend_size: 0,
-      data_all_ready: false,
+      ...prefetchMetrics(this.parts.get(image)?.prefetch?.progress ?? null, this.cached(image)),
       // Ours: the image has no digests, so that nothing could be validated.
       unverified: !verifiable,
     };
+  }
+
+  /** How much of an image is in the cache. */
+  private cached(image: OpenedImage): Cached {
+    const sum = { chunks: 0, ready: 0 };
+    for (const { handle, chunkCount } of image.member.blobs) {
+      sum.chunks += chunkCount;
+      sum.ready += this.store?.chunksReady(handle) ?? 0;
+    }
+    return sum;
   }
 }
 

@@ -51,7 +51,15 @@ class FakeImages implements Images {
   opened = 0;
   abandoned = 0;
   released: number[] = [];
+  mountedCount = 0;
+  endingCount = 0;
 
+  mounted(): void {
+    this.mountedCount++;
+  }
+  ending(): void {
+    this.endingCount++;
+  }
   async open(_path: string, bootstrap: string, config: string): Promise<OpenedImage> {
     if (config === 'bad') throw new Error('bad config');
     this.opened++;

@@ -47,6 +47,10 @@ export interface OpenedImage {
 export interface Images {
   /** Opens bootstrap and blobs; `config` is a text of kata-contract 3.3. */
   open(path: string, bootstrap: string, config: string): Promise<OpenedImage>;
+  /** The image is mounted: prefetch may begin. Returns at once and never throws. */
+  mounted(image: OpenedImage): void;
+  /** The image is about to be unmounted: whatever works for it in the background ends. */
+  ending(image: OpenedImage): void;
   /** Takes back an image that the device thread refused: closes its bootstrap and its blobs. */
   abandon(image: OpenedImage): void;
   /** Closes blobs that the device thread will not touch again. */
@@ -116,6 +120,7 @@ export class Mounts {
         image,
         member: id,
       });
+      if (image !== null) this.images.mounted(image);
     });
   }
 
@@ -130,6 +135,7 @@ export class Mounts {
       let member: number;
       try {
         const answer = await this.device.remount(path, image.member, image.accounting?.shared ?? null);
+        this.images.ending(old.image);
         this.images.release(answer.blobs);
         member = answer.member;
       } catch (error) {
@@ -137,6 +143,7 @@ export class Mounts {
         throw failed(path, request.source, error);
       }
       this.table.set(path, { ...old, source: request.source, mountedTime: timestamp(new Date()), image, member });
+      this.images.mounted(image);
     });
   }
 
@@ -144,7 +151,9 @@ export class Mounts {
   umount(where: string): Promise<void> {
     const path = mountPath(where);
     return this.inTurn(async () => {
-      if (!this.table.has(path)) throw daemonError('MOUNT_UNKNOWN', { path });
+      const mount = this.table.get(path);
+      if (mount === undefined) throw daemonError('MOUNT_UNKNOWN', { path });
+      if (mount.image !== null) this.images.ending(mount.image);
       const answer = await this.device.umount(path);
       this.table.delete(path);
       this.images.release(answer.blobs);

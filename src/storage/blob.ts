@@ -10,6 +10,7 @@
  */
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { codeOf } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import { hasBlobDigests } from './blob-digests.ts';
 import type { BlobMeta } from './blob-meta.ts';
@@ -50,13 +51,15 @@ export interface BlobReads {
 }
 
 export class Blob {
-  private readonly pending = new PendingChunks();
+  readonly pending = new PendingChunks();
+  /** Chunks of ranges that prefetch streams, or is about to. */
+  readonly claimed = new Set<number>();
   private queue: PlannedChunk[] = [];
   private readonly speculation = new Speculation();
-  private readonly locks: ChunkLocks;
-  private readonly tables: BlobTables;
+  readonly locks: ChunkLocks;
+  readonly tables: BlobTables;
   private readonly installer: ChunkInstaller;
-  private readonly cache: ChunkCache;
+  readonly cache: ChunkCache;
   private readonly equal: EqualChunks | null;
   private readonly closing = new AbortController();
   private running = 0;
@@ -67,7 +70,7 @@ export class Blob {
     readonly files: BlobFiles,
     readonly spill: BlobSpill,
     private readonly options: BlobOptions,
-    private readonly reads: BlobReads,
+    readonly reads: BlobReads,
     stats: StoreStats,
     log: Logger,
   ) {
@@ -131,7 +134,8 @@ export class Blob {
     this.cache.close();
   }
 
-  private check(meta: BlobMeta, wanted: WantedChunk): PlannedChunk {
+  /** The chunk as the blob stores it. @throws CHUNK when the image says otherwise */
+  check(meta: BlobMeta, wanted: WantedChunk): PlannedChunk {
     const info = meta.chunk(wanted.chunkIndex);
     if (info.uncompressedOffset !== wanted.uncompressedOffset) {
       throw this.wrong(
@@ -145,21 +149,33 @@ export class Blob {
     return { index: wanted.chunkIndex, info };
   }
 
+  /**
+   * A dictionary blob has chunks that an image never names: nothing could vouch for them, so nobody fetches them ahead.
+   */
+  isUnverifiable(index: number, digests: ChunkDigests): boolean {
+    return this.options.validate && !hasBlobDigests(this.info) && digests(index) === null;
+  }
+
+  /** The number under which storage knows a described chunk. */
+  firstOf(wanted: WantedChunk): number {
+    return this.equal?.first(wanted) ?? wanted.chunkIndex;
+  }
+
   private async demandDescribed(wanted: WantedChunk): Promise<void> {
     const chunk = describedChunk(this.info, wanted);
-    const index = this.equal?.first(wanted) ?? chunk.index;
+    const index = this.firstOf(wanted);
     await this.demand({ ...chunk, index }, describedDigest(wanted));
     if (index !== chunk.index) await this.cache.alias(index, chunk.index);
   }
 
   private demand(chunk: PlannedChunk, digests: ChunkDigests): Promise<void> {
-    const isReadAhead = !this.pending.isWanted(chunk.index);
+    const isAhead = this.pending.isAhead(chunk.index);
     const known = this.pending.join(chunk.index);
     if (known !== null) {
-      if (!isReadAhead) return known;
+      if (!isAhead) return known;
       // Bytes fetched ahead may have been bad long before this reader came: it gets a fetch of its own.
       return known.catch((error: unknown) => {
-        if (!isBad(error)) throw error;
+        if (!isBad(error) && codeOf(error) !== 'GIVEN_UP') throw error;
         return this.demand(chunk, digests);
       });
     }
@@ -188,14 +204,12 @@ export class Blob {
   private plan(meta: BlobMeta | null, wanted: readonly PlannedChunk[]): FetchRange[] {
     const offsets = wanted.map(({ info }) => info.compressedOffset);
     const digests = this.pending.digestsOf(wanted[0].index);
-    // A dictionary blob has chunks this image never names: nothing could vouch for them, so they are not read ahead.
-    const isUnverifiable = (index: number) =>
-      this.options.validate && !hasBlobDigests(this.info) && digests(index) === null;
     const plan = planFetch({
       wanted,
       chunkCount: meta?.chunkCount ?? 0,
       infoOf: (index) => (meta as BlobMeta).chunk(index),
-      isMissing: (index) => !this.cache.isReady(index) && !this.pending.has(index) && !isUnverifiable(index),
+      isMissing: (index) =>
+        !this.cache.isReady(index) && !this.pending.has(index) && !this.isUnverifiable(index, digests),
       windowBytes: this.options.amplifyIoBytes,
       budgetBytes: this.speculation.budget(offsets, Date.now()),
     });
@@ -264,7 +278,8 @@ export class Blob {
     }
   }
 
-  private install(unit: UnitChunks, stored: Buffer, read: ReadRange, signal: AbortSignal): Promise<void> {
+  /** Settles every chunk of a unit that has arrived. @throws as `ChunkInstaller.install` */
+  install(unit: UnitChunks, stored: Buffer, read: ReadRange, signal: AbortSignal): Promise<void> {
     const { compressedOffset, compressedSize } = unit[0].info;
     return this.installer.install(unit, stored, () => read(compressedOffset, compressedSize, signal));
   }
@@ -274,10 +289,10 @@ export class Blob {
   }
 
   /** Counts work that uses the files, so that `close` can wait for its end. */
-  private async tracked(work: () => Promise<void>): Promise<void> {
+  async tracked<T>(work: () => Promise<T>): Promise<T> {
     this.running++;
     try {
-      await work();
+      return await work();
     } finally {
       this.running--;
       if (this.running === 0) this.drained?.();

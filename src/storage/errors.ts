@@ -34,6 +34,7 @@ interface Facts {
   LOCK_BUSY: { path: string; timeoutMs: number };
   CLOSED: { blobId: string };
   GIVEN_UP: { blobId: string };
+  UNCACHED: { path: string };
 }
 
 /** Constructor of this room's errors: `throw storageError('NO_SPACE', { path })`. */
@@ -82,6 +83,7 @@ export const storageError = defineErrors<Facts>({
     say: (f) => `another process has held the lock on ${f.path} for ${f.timeoutMs} ms`,
   },
   GIVEN_UP: { retryable: true, say: (f) => `prefetch of blob ${f.blobId} was given up` },
+  UNCACHED: { retryable: true, say: (f) => `cache file ${f.path} takes nothing at present` },
   CLOSED: { retryable: false, say: (f) => `blob ${f.blobId} was closed while a fetch was under way` },
 });
 

@@ -36,7 +36,7 @@ export const RANGE_BYTES_MAX = 2 << 20;
 /** Members of one unit looked for on each side of a wanted one: 16 MiB of chunks of 4 KiB. */
 const UNIT_CHUNKS_MAX = 4096;
 /** And after this many chunks, however well they compress: each costs some 50 µs of main thread. */
-const RANGE_CHUNKS_MAX = 1024;
+export const RANGE_CHUNKS_MAX = 1024;
 
 export interface PlanInput {
   /** Chunks somebody waits for, each once. */
@@ -97,9 +97,13 @@ export function planFetch(input: PlanInput): Plan {
 
 /**
  * Joins chunks whose stored bytes are neighbours, or at most GAP_BYTES_MAX apart as long as all gaps together stay
- * within `gapBudgetBytes`.
+ * within `gapBudgetBytes`. A range of several chunks is at most `rangeBytesMax` long.
  */
-export function mergeChunks(chunks: readonly PlannedChunk[], gapBudgetBytes: number): FetchRange[] {
+export function mergeChunks(
+  chunks: readonly PlannedChunk[],
+  gapBudgetBytes: number,
+  rangeBytesMax = RANGE_BYTES_MAX,
+): FetchRange[] {
   const sorted = [...chunks].sort(byPlace);
   const ranges: FetchRange[] = [];
   let budget = gapBudgetBytes;
@@ -110,7 +114,7 @@ export function mergeChunks(chunks: readonly PlannedChunk[], gapBudgetBytes: num
       const gap = Math.max(0, compressedOffset - (current.offset + current.bytes));
       const bytes = compressedOffset + compressedSize - current.offset;
       const isFree = bytes <= current.bytes;
-      if (isFree || (gap <= Math.min(GAP_BYTES_MAX, budget) && bytes <= RANGE_BYTES_MAX && !isFull(current))) {
+      if (isFree || (gap <= Math.min(GAP_BYTES_MAX, budget) && bytes <= rangeBytesMax && !isFull(current))) {
         append(current, chunk);
         budget -= gap;
         continue;

@@ -1,17 +1,11 @@
 /**
  * The budget of requests to one host, and who goes first. Demand (a reader waits) takes any free place, in the order it
- * came. Work in the background takes one of its own few, only while no demand queues, and is told when to hold still.
+ * came. Work in the background takes one of its own few, only while no demand queues, and can see when to hold still.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
-
 /** Background requests at a time: one is under way while the next one's round trip passes. */
 export const BEHIND_MAX = 2;
 /** No demand for this long counts as quiet: programs that start read, compute for some ms, and read on. */
 const QUIET_MS = 50;
-/** Background work that waited this long goes one step on: constant demand must not stop it for ever. */
-const PATIENCE_MS = 1_000;
-/** How often a waiting step looks. */
-const LOOK_MS = 10;
 
 interface Side {
   holders: number;
@@ -52,12 +46,6 @@ export class Gate {
       this.behind.holders--;
       this.wakeNext();
     }
-  }
-
-  /** Resolves when no reader has waited for `QUIET_MS`, or after `PATIENCE_MS`. @throws the signal's reason */
-  async quiet(signal: AbortSignal): Promise<void> {
-    const untilMs = performance.now() + PATIENCE_MS;
-    while (this.isBusy && performance.now() < untilMs) await sleep(LOOK_MS, undefined, { signal });
   }
 
   /** True while readers wait, or did a moment ago. */

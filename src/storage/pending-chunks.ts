@@ -7,6 +7,8 @@ interface Pending {
   reject: (error: unknown) => void;
   /** False while only read-ahead wants it: given up without an error when another process is at it. */
   isWanted: boolean;
+  /** On its way before anybody asked. */
+  readonly isAhead: boolean;
   digests: ChunkDigests;
 }
 
@@ -27,7 +29,7 @@ export class PendingChunks {
     });
     // Read-ahead that fails has nobody to tell.
     promise.catch(() => {});
-    this.chunks.set(index, { promise, resolve, reject, isWanted, digests });
+    this.chunks.set(index, { promise, resolve, reject, isWanted, isAhead: !isWanted, digests });
     return promise;
   }
 
@@ -41,6 +43,11 @@ export class PendingChunks {
 
   isWanted(index: number): boolean {
     return this.chunks.get(index)?.isWanted === true;
+  }
+
+  /** True when it was on its way before a reader asked: what becomes of it says nothing about a fetch made now. */
+  isAhead(index: number): boolean {
+    return this.chunks.get(index)?.isAhead === true;
   }
 
   /** Digests of the image that asked first. */

@@ -26,13 +26,14 @@ export class RangeArrivals implements Sink {
   private draining: Promise<void> | null = null;
   private failure: { error: unknown } | null = null;
 
-  /** @param room reused memory of at least the range's length, or none */
+  /** @param room memory to use again; of no use when it is shorter than the range */
   constructor(
     private readonly range: FetchRange,
     private readonly steps: Steps,
     room?: Buffer,
   ) {
-    this.buffer = room?.subarray(0, range.bytes) ?? Buffer.allocUnsafeSlow(range.bytes);
+    const fits = room !== undefined && room.length >= range.bytes;
+    this.buffer = fits ? room.subarray(0, range.bytes) : Buffer.allocUnsafeSlow(range.bytes);
     this.units = unitsOf(range);
   }
 

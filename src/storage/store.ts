@@ -17,6 +17,7 @@ import {
   hasChunkTable,
   UNCOMPRESSED_BLOB_BYTES_MAX,
 } from './blob-layout.ts';
+import { BlobPrefetch } from './blob-prefetch.ts';
 import type { ReadRange } from './blob-tables.ts';
 import { CacheFiles } from './cache-files.ts';
 import type { BlobFiles } from './chunk-cache.ts';
@@ -66,6 +67,13 @@ interface Asked {
 interface Opened {
   shared: SharedBlob;
   digests: ChunkDigests;
+}
+
+/** An open blob as prefetch sees it. */
+export interface PrefetchTarget {
+  behind: BlobPrefetch;
+  digests: ChunkDigests;
+  gate: Gate;
 }
 
 export class BlobStore {
@@ -128,6 +136,19 @@ export class BlobStore {
       .then(() => this.releaseBackend(shared.backend));
     this.closing.add(closing);
     void closing.finally(() => this.closing.delete(closing));
+  }
+
+  /** Chunks of an open blob that are in the cache; 0 when it is closed. */
+  chunksReady(handle: number): number {
+    return this.opened.get(handle)?.shared.blob.files.map.countReady() ?? 0;
+  }
+
+  /** What prefetch needs to know of an open blob; undefined when it is closed. */
+  prefetchTarget(handle: number): PrefetchTarget | undefined {
+    const opened = this.opened.get(handle);
+    if (opened === undefined) return undefined;
+    const { blob, backend } = opened.shared;
+    return { behind: new BlobPrefetch(blob), digests: opened.digests, gate: backend.gate };
   }
 
   /** What the backend of an open blob was asked so far; undefined when it is closed. Blobs of one backend share it. */

@@ -1,0 +1,236 @@
+/**
+ * Prefetch of one blob: large ranges, streamed, of which only the chunks about to arrive are spoken for.
+ *
+ *   bytes of the range   ████████████████▒▒▒▒▒▒░░░░░░░░░░░░░░░░░░░░░░
+ *                        installed       │ near: a reader joins
+ *                        arrived up to here    └ not spoken for: a reader fetches for itself, the stream skips it
+ */
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Blob } from './blob.ts';
+import { describedChunk, describedDigest } from './described-chunks.ts';
+import { storageError } from './errors.ts';
+import { type FetchRange, mergeChunks, type PlannedChunk, RANGE_CHUNKS_MAX, unitKey } from './fetch-plan.ts';
+import type { Pace } from './prefetch-pace.ts';
+import { RangeArrivals } from './range-arrivals.ts';
+import type { ChunkDigests, WantedChunk } from './types.ts';
+
+/** As long as a request of a reader's own takes at 100 MB/s and 5 ms: sooner than that, joining is better. */
+const NEAR_BYTES = 512 << 10;
+/** Part of a range that may be bytes already there, between chunks that are not. */
+const GAP_SHARE = 0.1;
+/** Chunks looked at in one turn of the event loop, about 2 ms. */
+const LOOKED_AT_PER_TURN = 512;
+
+/** A range to stream, and what its chunks are verified with. */
+export interface PrefetchRange {
+  range: FetchRange;
+  digests: ChunkDigests;
+}
+
+export interface Streamed {
+  bytes: number;
+  requests: number;
+  isWhole: boolean;
+}
+
+export interface StreamOptions {
+  pace: Pace;
+  signal: AbortSignal;
+  /** Memory to use again, as long as the longest range, or longer. */
+  room: Buffer;
+}
+
+export class BlobPrefetch {
+  constructor(private readonly blob: Blob) {}
+
+  /**
+   * What of `wanted` is missing and not on its way, in ranges of up to `rangeBytes`; a chunk alone may be longer.
+   * @param wanted in the order to fetch; `all` = every chunk that can be verified
+   * @param digests of the image that prefetches; not used where the image describes its chunks
+   * @throws what opening the blob's tables throws, CHUNK for senseless descriptions
+   */
+  async *ranges(
+    wanted: Iterable<WantedChunk> | 'all',
+    digests: ChunkDigests,
+    rangeBytes: number,
+  ): AsyncGenerator<PrefetchRange> {
+    let batch = new Batch();
+    let looked = 0;
+    for await (const [chunk, own] of this.planned(wanted, digests)) {
+      if (++looked % LOOKED_AT_PER_TURN === 0) await nextTurn();
+      if (!this.isFree(chunk.index) || batch.has(chunk.index)) continue;
+      if (!batch.takes(chunk, rangeBytes)) {
+        yield* this.claim(batch, rangeBytes);
+        batch = new Batch();
+      }
+      batch.add(chunk, own);
+    }
+    yield* this.claim(batch, rangeBytes);
+  }
+
+  /**
+   * Streams one range that `ranges` gave out.
+   * @returns what it took; not whole when another process is at some of the chunks, so that they must be looked at again
+   * @throws what ends a range: network, cache
+   */
+  stream(work: PrefetchRange, options: StreamOptions): Promise<Streamed> {
+    // The blob's files stay open until nothing writes to them any more.
+    return this.blob.tracked(() => this.streamLocked(work, options));
+  }
+
+  private async streamLocked({ range, digests }: PrefetchRange, options: StreamOptions): Promise<Streamed> {
+    const { blob } = this;
+    blob.cache.attach();
+    this.demandWritable();
+    const locked = blob.locks.take(range.chunks);
+    const locks = { isHeld: true };
+    const give = () => {
+      if (locks.isHeld) blob.locks.give(locked);
+      locks.isHeld = false;
+    };
+    try {
+      const missing = range.chunks.filter(({ index }) => locked.has(index) && this.isAbsent(index));
+      const isAll = missing.length === range.chunks.length;
+      const parts = isAll ? [range] : mergeChunks(missing, range.bytes * GAP_SHARE, range.bytes);
+      for (const part of parts) await this.streamPart(part, digests, options, give);
+      const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
+      return { bytes, requests: parts.length, isWhole: locked.size === range.chunks.length };
+    } finally {
+      give();
+    }
+  }
+
+  /** A range that `ranges` gave out is done with. */
+  drop({ range }: Pick<PrefetchRange, 'range'>): void {
+    for (const { index } of range.chunks) this.blob.claimed.delete(index);
+  }
+
+  private async streamPart(part: FetchRange, digests: ChunkDigests, options: StreamOptions, give: () => void) {
+    const { blob } = this;
+    const { pace, signal } = options;
+    /** Chunks spoken for, not settled yet. */
+    const mine = new Set<number>();
+    let next = 0;
+    let seen = 0;
+    const isAnyWanted = () => [...mine].some((index) => blob.pending.isWanted(index));
+    const speakFor = (count: number) => {
+      const { chunks, offset } = part;
+      for (; next < chunks.length && chunks[next].info.compressedOffset - offset <= count + NEAR_BYTES; next++) {
+        const { index } = chunks[next];
+        if (!this.isAbsent(index)) continue;
+        void blob.pending.add(index, false, digests);
+        mine.add(index);
+      }
+    };
+    const arrivals = new RangeArrivals(
+      part,
+      {
+        isWanted: (unit) => unit.some(({ index }) => blob.pending.isWanted(index)),
+        install: async (unit, stored) => {
+          const left = unit.filter(({ index }) => mine.has(index));
+          if (left.length > 0) await blob.install(left, stored, blob.reads.behind, signal);
+          this.demandWritable();
+          for (const { index } of left) mine.delete(index);
+        },
+        arrived: (count) => {
+          speakFor(count);
+          pace.spend(count - seen);
+          seen = count;
+          if (!pace.isHeldUp || isAnyWanted()) return undefined;
+          // Whoever waits for one of the chunks elsewhere must not wait for our readers, too.
+          give();
+          return pace.hold(signal, isAnyWanted);
+        },
+      },
+      options.room,
+    );
+    try {
+      speakFor(0);
+      await blob.reads.behind(part.offset, part.bytes, signal, arrivals);
+    } finally {
+      await arrivals.installed().finally(() => {
+        for (const index of mine) blob.pending.settle(index, storageError('GIVEN_UP', { blobId: blob.info.id }));
+      });
+    }
+  }
+
+  private async *planned(
+    wanted: Iterable<WantedChunk> | 'all',
+    digests: ChunkDigests,
+  ): AsyncGenerator<[PlannedChunk, ChunkDigests]> {
+    const { blob } = this;
+    if (blob.info.described === true) {
+      if (wanted === 'all') return;
+      for (const chunk of wanted) {
+        const own = describedChunk(blob.info, chunk);
+        const index = blob.firstOf(chunk);
+        if (index !== own.index && blob.files.map.isReady(index)) await blob.cache.alias(index, own.index);
+        yield [{ ...own, index }, describedDigest(chunk)];
+      }
+      return;
+    }
+    const meta = await blob.tables.open();
+    if (wanted === 'all') {
+      for (let index = 0; index < meta.chunkCount; index++) {
+        // Most are there already when a pass is made again.
+        if (blob.files.map.isReady(index) || blob.isUnverifiable(index, digests)) continue;
+        yield [{ index, info: meta.chunk(index) }, digests];
+      }
+      return;
+    }
+    for (const chunk of wanted) yield [blob.check(meta, chunk), digests];
+  }
+
+  private *claim(batch: Batch, rangeBytes: number): Generator<PrefetchRange> {
+    if (batch.isEmpty) return;
+    for (const range of mergeChunks(batch.chunks, rangeBytes * GAP_SHARE, rangeBytes)) {
+      for (const { index } of range.chunks) this.blob.claimed.add(index);
+      yield { range, digests: batch.digestOf };
+    }
+  }
+
+  /** What only stays in memory pushes out what readers need. */
+  private demandWritable(): void {
+    const { cache, files } = this.blob;
+    if (!cache.isWritable) throw storageError('UNCACHED', { path: files.dataPath });
+  }
+
+  private isFree(index: number): boolean {
+    return !this.blob.files.map.isReady(index) && !this.blob.claimed.has(index);
+  }
+
+  private isAbsent(index: number): boolean {
+    return !this.blob.pending.has(index) && !this.blob.cache.look(index);
+  }
+}
+
+/** Chunks that become one range, or a few. */
+class Batch {
+  readonly chunks: PlannedChunk[] = [];
+  private bytes = 0;
+  private unit = '';
+  private readonly digests = new Map<number, ChunkDigests>();
+  readonly digestOf: ChunkDigests = (index) => this.digests.get(index)?.(index) ?? null;
+
+  get isEmpty(): boolean {
+    return this.chunks.length === 0;
+  }
+
+  /** True when there is room; always for more of the unit added last, whose bytes come anyway. */
+  takes(chunk: PlannedChunk, bytesMax: number): boolean {
+    if (this.isEmpty || unitKey(chunk) === this.unit) return true;
+    return this.chunks.length < RANGE_CHUNKS_MAX && this.bytes + chunk.info.compressedSize <= bytesMax;
+  }
+
+  has(index: number): boolean {
+    return this.digests.has(index);
+  }
+
+  add(chunk: PlannedChunk, digests: ChunkDigests): void {
+    const unit = unitKey(chunk);
+    if (unit !== this.unit) this.bytes += chunk.info.compressedSize;
+    this.unit = unit;
+    this.chunks.push(chunk);
+    this.digests.set(chunk.index, digests);
+  }
+}
