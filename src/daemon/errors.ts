@@ -13,6 +13,7 @@ interface Facts {
   MOUNT_UNKNOWN: { path: string };
   MOUNT_PATH: { path: string; reason: string };
   MOUNT_FAILED: { path: string; source: string; reason: string };
+  WORK_DIR: { path: string };
   MOUNT_NOT_RAFS: { path: string };
   FS_TYPE: { fsType: string };
   PREFETCH_LIST: { reason: string };
@@ -47,6 +48,7 @@ export const daemonError = defineErrors<Facts>({
   MOUNT_UNKNOWN: { retryable: false, say: ({ path }) => `nothing is mounted at ${path}` },
   MOUNT_PATH: { retryable: false, say: ({ path, reason }) => `mount point ${JSON.stringify(path)}: ${reason}` },
   MOUNT_FAILED: { retryable: false, say: ({ path, source, reason }) => `cannot mount ${source} at ${path}: ${reason}` },
+  WORK_DIR: { retryable: false, say: ({ path }) => `the cache's work_dir ${path} is no directory` },
   MOUNT_NOT_RAFS: { retryable: false, say: ({ path }) => `${path} is no RAFS mount, only those can be remounted` },
   FS_TYPE: {
     retryable: false,

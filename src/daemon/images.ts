@@ -4,6 +4,7 @@
  * never loads storage, codecs or HTTP clients.
  */
 import { closeSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
@@ -56,6 +57,7 @@ export class LazyImages implements Images {
     }
     const { store } = this;
     const config = parseConfig(configText);
+    if (config.cache !== null) await demandDirectory(config.cache.workDir);
     const bootstrap = openImage(bootstrapPath);
     const blobs: ReturnType<BlobStore['openBlob']>[] = [];
     try {
@@ -231,6 +233,12 @@ export class LazyImages implements Images {
 
 const wantsFiles = (config: StorageConfig): boolean =>
   config.iostatsFiles || config.accessPattern || config.latestReadFiles;
+
+/** One that is missing is made with the first blob; below a file no cache can be, which every read would meet. @throws WORK_DIR */
+async function demandDirectory(path: string): Promise<void> {
+  const found = await stat(path).catch(() => null);
+  if (found !== null && !found.isDirectory()) throw daemonError('WORK_DIR', { path });
+}
 
 /** Mount point or `device.id`, with or without a leading slash (kata-contract 4.5 and 8, entry 12). */
 function names(id: string, path: string, config: StorageConfig): boolean {
