@@ -4,19 +4,19 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { ChunkDigestTable } from './chunk-digests.ts';
-import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES } from './chunk-entry.ts';
+import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES, CHUNK_FLAG } from './chunk-entry.ts';
 import { bootPath } from './fixture-blobs.testing.ts';
 import { openImage } from './open-image.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'digests-'));
 after(() => rmSync(dir, { recursive: true }));
 
-/** A table of `entries` chunks at file offset 4096; `keys` gives blob and index of entry i, the digest is i. */
+/** A table of `entries` chunks at file offset 4096; `keys` gives blob and index of entry i, the digest i + 1. */
 function table(entries: number, keys: (i: number) => [blob: number, index: number]): { fd: number; offset: number } {
   const bytes = Buffer.alloc(entries * CHUNK_ENTRY_BYTES);
   for (let i = 0; i < entries; i++) {
     const [blob, index] = keys(i);
-    bytes.writeUInt32LE(i, i * CHUNK_ENTRY_BYTES + CHUNK_ENTRY.DIGEST);
+    bytes.writeUInt32LE(i + 1, i * CHUNK_ENTRY_BYTES + CHUNK_ENTRY.DIGEST);
     bytes.writeUInt32LE(blob, i * CHUNK_ENTRY_BYTES + CHUNK_ENTRY.BLOB_INDEX);
     bytes.writeUInt32LE(index, i * CHUNK_ENTRY_BYTES + CHUNK_ENTRY.INDEX);
   }
@@ -29,7 +29,7 @@ test('finds every chunk of every blob, and nothing else', () => {
   const { fd, offset } = table(50_000, (i) => [i % 5, (i * 7919) % 50_000]);
   const digests = new ChunkDigestTable(fd, 'x', offset, 50_000);
   for (let i = 0; i < 50_000; i += 97) {
-    assert.equal(Buffer.from(digests.ofBlob(i % 5)((i * 7919) % 50_000) as Uint8Array).readUInt32LE(), i);
+    assert.equal(Buffer.from(digests.ofBlob(i % 5)((i * 7919) % 50_000) as Uint8Array).readUInt32LE(), i + 1);
     assert.equal(digests.ofBlob(5)((i * 7919) % 50_000), null);
     assert.equal(digests.ofBlob(i % 5)(50_000 + i), null);
   }
@@ -78,4 +78,17 @@ test('the bootstrap and blob.digest agree, and digests survive the bootstrap des
   const stored = [0, 80].map((at) => entry.toString('hex', at, at + 32)).sort();
   assert.deepEqual(found, stored);
   image.close();
+});
+
+test('chunks without digest have their CRC, or nothing', () => {
+  const bytes = Buffer.alloc(2 * CHUNK_ENTRY_BYTES);
+  bytes.writeUInt32LE(CHUNK_FLAG.HAS_CRC32, CHUNK_ENTRY.FLAGS);
+  bytes.writeUInt32LE(0xe306_9283, CHUNK_ENTRY.CRC32);
+  bytes.writeUInt32LE(1, CHUNK_ENTRY_BYTES + CHUNK_ENTRY.INDEX);
+  const fd = openSync(join(dir, 'crc'), 'w+');
+  writeSync(fd, bytes);
+  const proofs = new ChunkDigestTable(fd, 'x', 0, 2).ofBlob(0);
+  assert.deepEqual(proofs(0), Uint8Array.of(0x83, 0x92, 0x06, 0xe3));
+  assert.equal(proofs(1), null);
+  closeSync(fd);
 });

@@ -8,8 +8,10 @@
  *     hash(blob, chunk) → slot → entry number → pread 80 bytes → key equal? digest
  */
 import { readSync } from 'node:fs';
+import { CRC_BYTES } from '../storage/digests.ts';
 import type { ChunkDigests } from '../storage/types.ts';
-import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES } from './chunk-entry.ts';
+import { atByte } from './broken.ts';
+import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES, CHUNK_FLAG } from './chunk-entry.ts';
 import { rafsError } from './errors.ts';
 
 const DIGEST_BYTES = CHUNK_ENTRY.BLOB_INDEX - CHUNK_ENTRY.DIGEST;
@@ -61,11 +63,20 @@ export class ChunkDigestTable {
         this.entry.readUInt32LE(CHUNK_ENTRY.INDEX) === chunkIndex &&
         this.entry.readUInt32LE(CHUNK_ENTRY.BLOB_INDEX) === blobIndex
       ) {
-        return Uint8Array.from(this.entry.subarray(CHUNK_ENTRY.DIGEST, CHUNK_ENTRY.DIGEST + DIGEST_BYTES));
+        return this.proof();
       }
       slot = (slot + 1) & mask;
     }
     return null;
+  }
+
+  /** What vouches for the chunk of the entry just read: chunks of external blobs have a CRC at most (4.6). */
+  private proof(): Uint8Array | null {
+    const { entry } = this;
+    const digest = entry.subarray(CHUNK_ENTRY.DIGEST, CHUNK_ENTRY.DIGEST + DIGEST_BYTES);
+    if (!digest.every((byte) => byte === 0)) return Uint8Array.from(digest);
+    if ((entry.readUInt32LE(CHUNK_ENTRY.FLAGS) & CHUNK_FLAG.HAS_CRC32) === 0) return null;
+    return Uint8Array.from(entry.subarray(CHUNK_ENTRY.CRC32, CHUNK_ENTRY.CRC32 + CRC_BYTES));
   }
 
   /** Indexes up to `count` more entries; true while some are left. */
@@ -93,7 +104,8 @@ export class ChunkDigestTable {
     let slot = hashed & mask;
     for (let probes = 0; slots[slot] !== 0; probes++) {
       if (probes === PROBES_MAX) {
-        throw rafsError('BROKEN', { path: this.path, rule: 'chunk table: too many entries for the same chunk' });
+        const rule = atByte(this.offset, 'chunk table: too many entries for the same chunk');
+        throw rafsError('BROKEN', { path: this.path, rule });
       }
       slot = (slot + 1) & mask;
     }

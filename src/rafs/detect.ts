@@ -3,9 +3,7 @@
  * are named slots here: the error says what was found.
  */
 import { fstatSync } from 'node:fs';
-import { FEATURE } from '../storage/blob-layout.ts';
 import { decodeTarHeader, PART, TAR_HEADER_BYTES } from '../storage/blob-toc.ts';
-import type { BlobInfo } from '../storage/types.ts';
 import { readAt } from './bootstrap-file.ts';
 import { rafsError } from './errors.ts';
 import { HEAD_BYTES } from './geometry.ts';
@@ -50,17 +48,6 @@ function detectRafs(version: number, superblockBytes: number): Detected {
     return { format: 'unknown', found: 'RAFS of a development version before 0.1' };
   }
   return { format: 'v5', built: true };
-}
-
-/** Blob features of variants that are slots. */
-const FEATURE_SLOTS: readonly (readonly [bit: number, found: string])[] = [
-  [FEATURE.EXTERNAL, 'an external blob'],
-  [FEATURE.IS_CHUNKDICT_GENERATED, 'a generated chunk dictionary'],
-];
-
-/** The variant of one blob that is not built, or null. */
-export function blobSlot(blob: BlobInfo): string | null {
-  return FEATURE_SLOTS.find(([bit]) => (blob.features & bit) !== 0)?.[1] ?? null;
 }
 
 /**

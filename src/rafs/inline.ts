@@ -6,10 +6,11 @@
  */
 import { createHash } from 'node:crypto';
 import { closeSync, fstatSync, writeSync } from 'node:fs';
-import { codeOf } from '../common/app-error.ts';
+import { codeOf, explain } from '../common/app-error.ts';
 import { decodeTarHeader, decodeToc, PART, TAR_HEADER_BYTES, TOC_BYTES_MAX, TOC_FLAG } from '../storage/blob-toc.ts';
 import { CODECS } from '../storage/codecs.ts';
 import { anonymousFile, readAt } from './bootstrap-file.ts';
+import { atByte } from './broken.ts';
 import { detectFile } from './detect.ts';
 import { rafsError } from './errors.ts';
 import { BOOTSTRAP_BYTES_MAX } from './flags.ts';
@@ -29,11 +30,11 @@ interface Part {
 
 /**
  * Copies the bootstrap at the end of a blob to an anonymous file and returns its descriptor.
- * @throws NOT_AN_IMAGE, BROKEN, TRUNCATED, OPEN; TOC and DECODE of storage
+ * @throws NOT_AN_IMAGE, BROKEN, TRUNCATED, OPEN
  */
 export function extractBootstrap(fd: number, path: string): number {
   const part = findPart(fd, path);
-  if (part.bytes > BOOTSTRAP_BYTES_MAX) throw rafsError('BROKEN', { path, rule: `bootstrap of ${part.bytes} bytes` });
+  if (part.bytes > BOOTSTRAP_BYTES_MAX) throw broken(path, part.offset, `bootstrap of ${part.bytes} bytes`);
   const inner = anonymousFile(path);
   try {
     if (part.zstd) copyZstd(fd, path, part, inner);
@@ -55,28 +56,30 @@ function findPart(fd: number, path: string): Part {
   const end = fileBytes - TAR_HEADER_BYTES;
   const last = decodeTarHeader(readAt(fd, path, end, TAR_HEADER_BYTES));
   if (last?.name === PART.BOOTSTRAP) {
-    if (last.size > end) throw rafsError('BROKEN', { path, rule: `bootstrap of ${last.size} bytes in a smaller blob` });
+    if (last.size > end) throw broken(path, end, `bootstrap of ${last.size} bytes in a smaller blob`);
     return { offset: end - last.size, storedBytes: last.size, bytes: last.size, zstd: false, digest: null };
   }
   const tocBytes = (last?.size ?? 0) + TAR_HEADER_BYTES;
-  if (tocBytes > Math.min(TOC_BYTES_MAX, fileBytes))
-    throw rafsError('BROKEN', { path, rule: `TOC of ${tocBytes} bytes` });
-  const toc = decodeToc(readAt(fd, path, fileBytes - tocBytes, tocBytes), fileBytes);
+  if (tocBytes > Math.min(TOC_BYTES_MAX, fileBytes)) throw broken(path, end, `TOC of ${tocBytes} bytes`);
+  const tocAt = fileBytes - tocBytes;
+  const bytes = readAt(fd, path, tocAt, tocBytes);
+  const toc = inFile(path, tocAt, () => decodeToc(bytes, fileBytes));
   const entry = toc.find(({ name }) => name === PART.BOOTSTRAP);
   if (entry === undefined) throw rafsError('NOT_AN_IMAGE', { path, found: 'a data blob without a bootstrap' });
   const { flags, offset, storedSize, uncompressedSize, digest } = entry;
   const zstd = flags === TOC_FLAG.ZSTD;
   if (flags === TOC_FLAG.LZ4 || (!zstd && storedSize !== uncompressedSize)) {
-    throw rafsError('BROKEN', { path, rule: `TOC entry of the bootstrap: flags ${flags}, sizes` });
+    throw broken(path, tocAt, `TOC entry of the bootstrap: flags ${flags}, sizes`);
   }
   return { offset, storedBytes: storedSize, bytes: uncompressedSize, zstd, digest };
 }
 
 function copyZstd(fd: number, path: string, part: Part, to: number): void {
   if (part.bytes > ZSTD_BYTES_MAX || part.storedBytes > ZSTD_BYTES_MAX) {
-    throw rafsError('BROKEN', { path, rule: `compressed bootstrap of ${part.bytes} bytes` });
+    throw broken(path, part.offset, `compressed bootstrap of ${part.bytes} bytes`);
   }
-  const bytes = CODECS.zstd.decompress(readAt(fd, path, part.offset, part.storedBytes), part.bytes);
+  const stored = readAt(fd, path, part.offset, part.storedBytes);
+  const bytes = inFile(path, part.offset, () => CODECS.zstd.decompress(stored, part.bytes));
   checkDigest(path, part, createHash('sha256').update(bytes).digest());
   put(to, path, bytes);
 }
@@ -92,8 +95,7 @@ function copyRaw(fd: number, path: string, part: Part, to: number): void {
 }
 
 function checkDigest(path: string, part: Part, digest: Buffer): void {
-  if (part.digest?.equals(digest) === false)
-    throw rafsError('BROKEN', { path, rule: 'digest of the bootstrap in the TOC' });
+  if (part.digest?.equals(digest) === false) throw broken(path, part.offset, 'digest of the bootstrap in the TOC');
 }
 
 function put(fd: number, path: string, bytes: Buffer): void {
@@ -101,5 +103,18 @@ function put(fd: number, path: string, bytes: Buffer): void {
     for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done);
   } catch (error) {
     throw rafsError('OPEN', { path, why: `its bootstrap cannot be copied: ${codeOf(error)}` }, error);
+  }
+}
+
+function broken(path: string, offset: number, rule: string): Error {
+  return rafsError('BROKEN', { path, rule: atByte(offset, rule) });
+}
+
+/** Runs `decode`; what it says against the bytes at `offset` is said of the file. */
+function inFile<T>(path: string, offset: number, decode: () => T): T {
+  try {
+    return decode();
+  } catch (error) {
+    throw broken(path, offset, explain(error));
   }
 }

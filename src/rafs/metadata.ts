@@ -99,6 +99,8 @@ export interface Metadata {
   readonly explicitIds: boolean;
   /** The rule broken by what the last -EIO came from. */
   readonly broken: string;
+  /** Byte of the bootstrap that was looked at last: where the broken rule was seen. */
+  readonly lastOffset: number;
   /** Memory that `EntryRecord.nameAt` counts in. */
   readonly nameBytes: Uint8Array;
 

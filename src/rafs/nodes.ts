@@ -92,7 +92,7 @@ export class Nodes {
   /** Logs what inode `nid` does wrong; returns -EIO. */
   refused(nid: number, rule: string): number {
     this.lastRule = rule;
-    if (this.mayLog()) this.log.error(`${this.label}: inode ${nid}: ${rule}`);
+    if (this.mayLog()) this.log.error(`${this.label}: inode ${nid}, byte ${this.metadata.lastOffset}: ${rule}`);
     return -errno.EIO;
   }
 

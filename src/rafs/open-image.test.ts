@@ -73,6 +73,9 @@ test('files that are no images say what they are', () => {
   assert.match(refusal(file('v4', rafs(0x400, 8192))), /^NOT_BUILT .*RAFS v4/);
   assert.match(refusal(file('v9', rafs(0x900, 8192))), /^NOT_AN_IMAGE .*unknown version 0x900/);
   assert.match(refusal(file('old', rafs(0x500, 64))), /^NOT_AN_IMAGE .*before 0.1/);
+  const early = readFileSync(bootPath('v5-lz4-blake3'));
+  early.writeUInt16LE(0x3000, early.readUInt32LE(early.readUInt32LE(32)) * 8 + 100);
+  assert.match(refusal(file('early', early)), /^NOT_AN_IMAGE .*before 0.1/);
   assert.match(refusal(patched('erofs', (b) => b.writeUInt32LE(0, 1024 + 8))), /^NOT_AN_IMAGE .*plain EROFS/);
   assert.match(refusal(join(dir, 'missing')), /^OPEN .*ENOENT/);
   assert.match(refusal(dir), /^OPEN .*not a regular file/);

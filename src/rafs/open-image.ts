@@ -3,17 +3,18 @@
  * image: one page, the blob table, no walk. `node:fs` only, because loading koffi costs 10 ms.
  */
 import { closeSync, fstatSync } from 'node:fs';
+import { FEATURE } from '../storage/blob-layout.ts';
 import type { BlobInfo, ChunkDigests } from '../storage/types.ts';
 import { openFile, readAt } from './bootstrap-file.ts';
 import { ChunkDigestTable } from './chunk-digests.ts';
 import { CHUNK_ENTRY_BYTES } from './chunk-entry.ts';
-import { blobSlot, detectFile } from './detect.ts';
+import { detectFile } from './detect.ts';
 import { rafsError } from './errors.ts';
 import { FLAG } from './flags.ts';
 import { type Geometry, HEAD_BYTES, readGeometry } from './geometry.ts';
 import { extractBootstrap } from './inline.ts';
 import { readBlobs as readV5Blobs } from './v5/blobs.ts';
-import { EXTENDED_ENTRY_BYTES } from './v5/layout.ts';
+import { EXTENDED_ENTRY_BYTES, INODE, INODE_BYTES, TABLE_ENTRY_BYTES, UNIT_BYTES } from './v5/layout.ts';
 import type { Geometry as V5Geometry } from './v5/superblock.ts';
 import { readBlobs as readV6Blobs } from './v6/blobs.ts';
 import { BLOB_ENTRY_BYTES, DEVICE_SLOT_BYTES, DEVICE_SLOT_OFFSET } from './v6/layout.ts';
@@ -44,11 +45,12 @@ export interface OpenedImage {
 /** Entries of a prefetch table that are looked at; they are only hints. */
 const PREFETCH_MAX = 4096;
 const PREFETCH_ENTRY_BYTES = 4;
+const SLASH = 0x2f;
 
 /**
  * Opens and validates a bootstrap, or the one at the end of a data blob: superblocks, device slots, blob tables
  * (rafs-format 9, items 4, 11, 13-16, 34, 35).
- * @throws OPEN, NOT_AN_IMAGE, NOT_BUILT, BROKEN, TRUNCATED; TOC of storage
+ * @throws OPEN, NOT_AN_IMAGE, NOT_BUILT, BROKEN, TRUNCATED
  */
 export function openImage(bootstrapPath: string): OpenedImage {
   const { fd, extracted } = openBootstrap(bootstrapPath);
@@ -65,7 +67,7 @@ export function openImage(bootstrapPath: string): OpenedImage {
       inodes: geometry.names,
       chunkSize: geometry.chunkSize,
       geometry,
-      verifiable: (geometry.flags & FLAG.TARFS_MODE) === 0,
+      verifiable: (geometry.flags & FLAG.TARFS_MODE) === 0 && blobs.every(isVerifiable),
       digests: (blobIndex) => table?.ofBlob(blobIndex) ?? (() => null),
       prepareDigests: async () => table?.prepare(),
       prefetchNodes: () => readPrefetch(tableFd, bootstrapPath, geometry),
@@ -105,14 +107,20 @@ function readTables(fd: number, path: string, extracted: boolean): { geometry: G
   const blobs =
     geometry.version === 5 ? v5Blobs(fd, path, geometry, extracted) : v6Blobs(fd, path, geometry, extracted);
   if (typeof blobs === 'string') throw rafsError('BROKEN', { path, rule: blobs });
-  const found = blobs.map(blobSlot).find((name) => name !== null);
-  if (found !== undefined && found !== null) throw rafsError('NOT_BUILT', { path, found });
   return { geometry, blobs };
+}
+
+/** Chunks of external blobs may have a CRC, or nothing. */
+function isVerifiable({ features }: BlobInfo): boolean {
+  return (features & FEATURE.EXTERNAL) === 0;
 }
 
 // All ranges read here were checked against the file's length with the superblock, and both counts are small.
 
 function v5Blobs(fd: number, path: string, geometry: V5Geometry, extracted: boolean): BlobInfo[] | string {
+  if (!hasV5Root(fd, path, geometry)) {
+    throw rafsError('NOT_AN_IMAGE', { path, found: 'RAFS v5 of a development version before 0.1, or has no root' });
+  }
   const table = readAt(fd, path, geometry.blobTableOffset, geometry.blobTableBytes);
   const extended = readAt(fd, path, geometry.extendedTableOffset, geometry.extendedEntries * EXTENDED_ENTRY_BYTES);
   return readV5Blobs(table, extended, geometry, path, extracted);
@@ -122,6 +130,14 @@ function v6Blobs(fd: number, path: string, geometry: V6Geometry, extracted: bool
   const table = readAt(fd, path, geometry.blobTableOffset, geometry.blobCount * BLOB_ENTRY_BYTES);
   const slots = readAt(fd, path, DEVICE_SLOT_OFFSET, geometry.blobCount * DEVICE_SLOT_BYTES);
   return readV6Blobs(table, slots, geometry, path, extracted);
+}
+
+/** Inodes of the first development versions had other fields (0.6): the root's name tells. */
+function hasV5Root(fd: number, path: string, { inodeTableOffset, fileBytes }: V5Geometry): boolean {
+  const offset = readAt(fd, path, inodeTableOffset, TABLE_ENTRY_BYTES).readUInt32LE(0) * UNIT_BYTES;
+  if (offset + INODE_BYTES + UNIT_BYTES > fileBytes) return false;
+  const record = readAt(fd, path, offset, INODE_BYTES + UNIT_BYTES);
+  return record.readUInt16LE(INODE.NAME_BYTES) === 1 && record[INODE_BYTES] === SLASH;
 }
 
 /** v5 keeps digests with each chunk, tarfs has none: null. */

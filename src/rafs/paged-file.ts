@@ -5,6 +5,8 @@ import { PAGE_BITS, PAGE_BYTES, type PageCache } from './page-cache.ts';
 export class PagedFile {
   /** Rule broken by what the last -EIO came from. */
   broken = '';
+  /** File offset of what was looked at last. */
+  lastOffset = 0;
   private readonly file: number;
 
   /** @param fileBytes the length that everything was and will be checked against */
@@ -21,6 +23,7 @@ export class PagedFile {
    * the page is not there. The caller has checked `offset` against `fileBytes`.
    */
   locate(offset: number): number {
+    this.lastOffset = offset;
     const slot = this.cache.page(this.file, offset >>> PAGE_BITS);
     if (slot < 0) {
       return slot === -errno.EIO ? this.refuse('file shorter than at mount') : this.refuse('read error');

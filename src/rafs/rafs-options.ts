@@ -1,12 +1,14 @@
 /** What mounting an image on the device thread takes, and the mount itself: one page read, nothing walked. */
 import type { Logger } from '../common/log.ts';
+import { S } from '../fuse/flags.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import { lseek, pread, SEEK } from '../sys/io.ts';
 import { NativeMemory } from '../sys/native-memory.ts';
+import { atByte } from './broken.ts';
 import { rafsError } from './errors.ts';
 import { newMetadata } from './formats.ts';
 import { HEAD_BYTES, readGeometry } from './geometry.ts';
-import type { Metadata } from './metadata.ts';
+import { InodeRecord, type Metadata } from './metadata.ts';
 import { type PageCache, threadPageCache } from './page-cache.ts';
 
 export interface RafsOptions {
@@ -40,5 +42,17 @@ export function mountMetadata(options: RafsOptions): Metadata {
   const opened = options.blobs.length;
   const known = geometry.version === 6 ? geometry.blobCount : geometry.extendedEntries || opened;
   if (known !== opened) throw refuse(`${known} blobs, opened ${opened}`);
-  return newMetadata(options.cache ?? threadPageCache(), bootstrapFd, geometry, opened, options.validate ?? false);
+  const metadata = newMetadata(
+    options.cache ?? threadPageCache(),
+    bootstrapFd,
+    geometry,
+    opened,
+    options.validate ?? false,
+  );
+  const root = new InodeRecord();
+  const isLoaded = metadata.load(metadata.root, root) === 0;
+  if (isLoaded && (root.mode & S.IFMT) === S.IFDIR) return metadata;
+  metadata.close();
+  const rule = isLoaded ? 'it is no directory' : metadata.broken || 'it is outside the file';
+  throw refuse(`root inode, ${atByte(metadata.lastOffset, rule)}`);
 }

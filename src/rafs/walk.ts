@@ -9,6 +9,7 @@ import { SILENT } from '../common/log.ts';
 import { S } from '../fuse/flags.ts';
 import type { BlobInfo } from '../storage/types.ts';
 import { errno } from '../sys/errno.ts';
+import { atByte } from './broken.ts';
 import { rafsError } from './errors.ts';
 import { newMetadata } from './formats.ts';
 import { ChunkRecord, EntryRecord, InodeRecord, type Metadata, Span } from './metadata.ts';
@@ -171,7 +172,7 @@ export class ImageWalker {
   }
 
   private broken(node: number, rule: string): Error {
-    return rafsError('BROKEN', { path: this.path, rule: `inode ${node}: ${rule}` });
+    return rafsError('BROKEN', { path: this.path, rule: `inode ${node}, ${atByte(this.metadata.lastOffset, rule)}` });
   }
 }
 

@@ -133,6 +133,20 @@ export class BlobMeta {
     return this.located(info);
   }
 
+  /** Number of the chunk that starts at this place of the uncompressed blob, or -1: entries are in that order. */
+  chunkAt(uncompressedOffset: number): number {
+    let low = 0;
+    let high = this.info.chunkCount - 1;
+    while (low <= high) {
+      const middle = (low + high) >>> 1;
+      const at = this.chunk(middle).uncompressedOffset;
+      if (at === uncompressedOffset) return middle;
+      if (at < uncompressedOffset) low = middle + 1;
+      else high = middle - 1;
+    }
+    return -1;
+  }
+
   private located(info: ChunkInfo): ChunkInfo {
     if (this.isEstimated) {
       info.compressedSize = Math.min(info.compressedSize, Math.max(0, this.storedEnd - info.compressedOffset));

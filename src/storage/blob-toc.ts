@@ -133,9 +133,11 @@ function decodeEntry(bytes: Buffer, at: number, blobBytes: number): TocEntry {
   if (flags !== TOC_FLAG.RAW && flags !== TOC_FLAG.ZSTD && flags !== TOC_FLAG.LZ4) {
     throw storageError('TOC', { rule: `entry ${name} has flags ${flags}` });
   }
-  // Builders of 2.2 stored the end of the data as the offset of image.blob; it is always 0 (rafs-format 3.8).
-  const start = name === PART.DATA ? 0 : offset;
-  if (!Number.isSafeInteger(uncompressedSize) || !(start + storedSize <= blobBytes)) {
+  // Builders of 2.2 stored the end of the data as the offset of image.blob; it is always 0 (rafs-format 3.8). They also
+  // list it where the data is another object's (SEPARATE), so its size says nothing about this one.
+  const isData = name === PART.DATA;
+  const start = isData ? 0 : offset;
+  if (!Number.isSafeInteger(uncompressedSize) || !(isData || start + storedSize <= blobBytes)) {
     throw storageError('TOC', { rule: `entry ${name} lies outside the blob` });
   }
   const digest = Buffer.from(bytes.subarray(at + TOC.digest, at + TOC.digest + 32));

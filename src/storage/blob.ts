@@ -21,7 +21,7 @@ import { ChunkLocks } from './chunk-locks.ts';
 import { cipherOf } from './cipher.ts';
 import type { Decoding } from './decode-chunk.ts';
 import { isBad } from './decode-chunk.ts';
-import { describedChunk, describedDigest, EqualChunks, isUnnumbered } from './described-chunks.ts';
+import { describedChunk, describedDigest, EqualChunks, isUnnumbered, ownTable } from './described-chunks.ts';
 import { storageError } from './errors.ts';
 import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation } from './fetch-plan.ts';
 import { PendingChunks } from './pending-chunks.ts';
@@ -61,6 +61,8 @@ export class Blob {
   private readonly installer: ChunkInstaller;
   readonly cache: ChunkCache;
   private readonly equal: EqualChunks | null;
+  /** The image's numbers of chunks are not those of the blob's table. */
+  private readonly isRenumbered: boolean;
   private readonly closing = new AbortController();
   private running = 0;
   private drained: (() => void) | null = null;
@@ -78,7 +80,14 @@ export class Blob {
     this.cache.attach();
     this.locks = new ChunkLocks(() => files.lockFd);
     this.equal = isUnnumbered(info) ? new EqualChunks() : null;
-    this.tables = new BlobTables(info, files.metaPath, this.locks, reads.meta, this.closing.signal);
+    this.isRenumbered = info.described !== true && isUnnumbered(info);
+    this.tables = new BlobTables(
+      this.isRenumbered ? ownTable(info) : info,
+      files.metaPath,
+      this.locks,
+      reads.meta,
+      this.closing.signal,
+    );
     const decoding: Decoding = {
       info,
       cipher: cipherOf(info),
@@ -115,7 +124,7 @@ export class Blob {
 
   private async bring(absent: readonly WantedChunk[], digests: ChunkDigests): Promise<void> {
     if (this.info.described === true) {
-      await Promise.all(absent.map((chunk) => this.demandDescribed(chunk)));
+      await Promise.all(absent.map((chunk) => this.demandDescribed(chunk, digests)));
       return;
     }
     const meta = await this.tables.open();
@@ -136,7 +145,7 @@ export class Blob {
 
   /** The chunk as the blob stores it. @throws CHUNK when the image says otherwise */
   check(meta: BlobMeta, wanted: WantedChunk): PlannedChunk {
-    const info = meta.chunk(wanted.chunkIndex);
+    const info = meta.chunk(this.isRenumbered ? this.place(meta, wanted) : wanted.chunkIndex);
     if (info.uncompressedOffset !== wanted.uncompressedOffset) {
       throw this.wrong(
         wanted.chunkIndex,
@@ -161,10 +170,17 @@ export class Blob {
     return this.equal?.first(wanted) ?? wanted.chunkIndex;
   }
 
-  private async demandDescribed(wanted: WantedChunk): Promise<void> {
+  /** Number of the chunk in the blob's own table, of one that the image counts otherwise: places it does not change. */
+  private place(meta: BlobMeta, wanted: WantedChunk): number {
+    const found = meta.chunkAt(wanted.uncompressedOffset);
+    if (found < 0) throw this.wrong(wanted.chunkIndex, `lies at ${wanted.uncompressedOffset}, where the blob has none`);
+    return found;
+  }
+
+  private async demandDescribed(wanted: WantedChunk, digests: ChunkDigests): Promise<void> {
     const chunk = describedChunk(this.info, wanted);
     const index = this.firstOf(wanted);
-    await this.demand({ ...chunk, index }, describedDigest(wanted));
+    await this.demand({ ...chunk, index }, describedDigest(wanted, digests));
     if (index !== chunk.index) await this.cache.alias(index, chunk.index);
   }
 
@@ -192,7 +208,8 @@ export class Blob {
     void this.tracked(async () => {
       try {
         this.throwIfClosed();
-        const meta = this.info.described === true ? null : await this.tables.open();
+        const isAlone = this.info.described === true || this.isRenumbered;
+        const meta = isAlone ? null : await this.tables.open();
         for (const range of this.plan(meta, wanted)) void this.tracked(() => this.run(range));
       } catch (error) {
         for (const chunk of wanted) this.pending.settle(chunk.index, error);

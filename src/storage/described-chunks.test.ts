@@ -152,6 +152,89 @@ test('a tar is served as it is, with one warning that nothing can verify it', as
   );
 });
 
+describe('external data', () => {
+  const bytes = Buffer.alloc(20_000, 'external ');
+  const info: BlobInfo = {
+    ...INFO,
+    id: 'external',
+    features: FEATURE.EXTERNAL | FEATURE.ALIGNED | FEATURE.CAP_TAR_TOC,
+    compressor: 'none',
+    compressedSize: bytes.length,
+    uncompressedSize: bytes.length,
+  };
+  writeFileSync(join(blobs, info.id), bytes);
+  const source = { compressedOffset: 4096, compressedSize: 8192, uncompressedSize: 8192, compressed: false };
+  const wanted: WantedChunk = {
+    chunkIndex: 1,
+    uncompressedOffset: 4096,
+    bytes: 8192,
+    source: { ...source, crc32: null, digest: null },
+  };
+  const crcOf = (value: number) => {
+    const crc = Buffer.alloc(4);
+    crc.writeUInt32LE(value);
+    return crc;
+  };
+  const openWith = (store: BlobStore, proof: Uint8Array | null) =>
+    store.openBlob(info, () => proof, localConfig(freshDir(), blobs, { digest_validate: true }));
+
+  test('is checked with the CRC that the image has', async () => {
+    const store = newStore();
+    const handle = openWith(store, crcOf(crc32c(bytes.subarray(4096, 12_288))));
+    await store.fetch(handle.handle, [wanted]);
+    assertServed(handle, wanted, bytes.subarray(4096, 12_288));
+    const bad = openWith(store, crcOf(1));
+    await assert.rejects(store.fetch(bad.handle, [wanted]), { code: 'DIGEST', message: /CRC-32C/ });
+  });
+
+  test('without any is served all the same, with a warning', async () => {
+    const lines: string[] = [];
+    const store = newStore({ ...SILENT, warn: (text) => lines.push(text) });
+    const handle = openWith(store, null);
+    await store.fetch(handle.handle, [wanted]);
+    assertServed(handle, wanted, bytes.subarray(4096, 12_288));
+    assert.deepEqual(lines, ['blob external is external: chunks without CRC are served unverified']);
+  });
+});
+
+describe('a blob known through a generated dictionary', () => {
+  // It lists the third and the first chunk, and counts them 0 and 1.
+  const listed = [2, 0];
+  const info: BlobInfo = {
+    ...MADE.info,
+    features: MADE.info.features | FEATURE.IS_CHUNKDICT_GENERATED,
+    chunkCount: listed.length,
+    compressedSize: 0,
+    uncompressedSize: 0,
+  };
+  const wanted = listed.map((own, chunkIndex) => ({
+    chunkIndex,
+    uncompressedOffset: CHUNKS[own].uncompressedOffset,
+    bytes: CHUNKS[own].bytes.length,
+  }));
+  const digests = (index: number) => DIGESTS.blake3.digest(CONTENTS[listed[index]]);
+  const openIt = (store: BlobStore, workDir: string) =>
+    store.openBlob(info, digests, localConfig(workDir, blobs, { digest_validate: true }));
+
+  test('gives its chunks by their place, beside a mount that counts them as the blob does', async () => {
+    const store = newStore();
+    const workDir = freshDir();
+    const handle = openIt(store, workDir);
+    const whole = store.openBlob(MADE.info, MADE.digests, localConfig(workDir, blobs, { digest_validate: true }));
+    await store.fetch(whole.handle, [{ chunkIndex: 1, uncompressedOffset: CHUNKS[1].uncompressedOffset, bytes: 1 }]);
+    await store.fetch(handle.handle, wanted);
+    for (const [i, chunk] of wanted.entries()) assertServed(handle, chunk, CONTENTS[listed[i]]);
+    assert.ok(!isReady(whole, 0));
+  });
+
+  test('has no chunk where the blob has none', async () => {
+    const store = newStore();
+    const handle = openIt(store, freshDir());
+    const nowhere = { ...wanted[0], uncompressedOffset: wanted[0].uncompressedOffset + 4096 };
+    await assert.rejects(store.fetch(handle.handle, [nowhere]), { code: 'CHUNK', message: /where the blob has none/ });
+  });
+});
+
 test('a legacy gzip chunk whose stored size is an estimate beyond the blob', async () => {
   const bytes = Buffer.alloc(50_000, 'stargz ');
   const file = CODECS.gzip.compress(bytes);

@@ -3,7 +3,14 @@
  * What a reader brings along takes the place of the chunk table; it is checked here once more, since it decides which
  * bytes are asked for and where they are written.
  */
-import { align4096, CHUNK_BYTES_MAX, CHUNK_FLAG, FEATURE } from './blob-layout.ts';
+import {
+  align4096,
+  CHUNK_BYTES_MAX,
+  CHUNK_FLAG,
+  chunkInfoBytes,
+  FEATURE,
+  UNCOMPRESSED_BLOB_BYTES_MAX,
+} from './blob-layout.ts';
 import { storageError } from './errors.ts';
 import type { PlannedChunk } from './fetch-plan.ts';
 import { type BlobInfo, type ChunkDigests, FEATURE_NO_EXTENDED_TABLE, type WantedChunk } from './types.ts';
@@ -49,14 +56,31 @@ function storedBytes(blob: BlobInfo, source: NonNullable<WantedChunk['source']>)
   return isEstimate ? Math.min(compressedSize, Math.max(0, blob.compressedSize - compressedOffset)) : compressedSize;
 }
 
-/** The digest that comes with a described chunk. */
-export function describedDigest({ source }: WantedChunk): ChunkDigests {
-  return () => source?.digest ?? null;
+/** The digest that comes with a described chunk, else what the image has elsewhere. */
+export function describedDigest({ source }: WantedChunk, elsewhere: ChunkDigests): ChunkDigests {
+  return (index) => source?.digest ?? elsewhere(index);
 }
 
-/** True for blobs whose chunks have no numbers that two images would agree on (rafs-format 0.6). */
+/**
+ * True for blobs whose chunks have no numbers that two images would agree on: of old images (rafs-format 0.6), external
+ * ones, which every image cuts up for itself (4.6), and those that came through a generated dictionary, which counts
+ * the chunks it lists (4.1).
+ */
 export function isUnnumbered(blob: BlobInfo): boolean {
-  return (blob.features & FEATURE_NO_EXTENDED_TABLE) !== 0;
+  return (blob.features & (FEATURE_NO_EXTENDED_TABLE | FEATURE.EXTERNAL | FEATURE.IS_CHUNKDICT_GENERATED)) !== 0;
+}
+
+/** What a blob's own chunk table holds when the image knows it through a generated dictionary, which tells its size alone. */
+export function ownTable(info: BlobInfo): BlobInfo {
+  return {
+    ...info,
+    features: info.features & ~(FEATURE.CAP_TAR_TOC | FEATURE.HAS_TAR_HEADER),
+    chunkCount: Math.floor(info.ciUncompressedSize / chunkInfoBytes(info.features)),
+    // Tables that do not shrink are stored raw, whatever the dictionary says.
+    ciCompressor: info.ciCompressedSize === info.ciUncompressedSize ? 0 : info.ciCompressor,
+    compressedSize: info.ciOffset,
+    uncompressedSize: UNCOMPRESSED_BLOB_BYTES_MAX,
+  };
 }
 
 /** Nothing can vouch for the chunks of a tar (rafs-format 4.5). */

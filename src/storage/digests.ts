@@ -8,6 +8,7 @@ import { createRequire } from 'node:module';
 import type { Digester } from './types.ts';
 
 export { DIGEST_BYTES } from './blob-layout.ts';
+export const CRC_BYTES = 4;
 
 /** A digest fed piece by piece: `update` any number of times, then `digest` once. */
 export interface IncrementalDigest {

@@ -1,6 +1,6 @@
 /**
- * The cache file of one mount alone: for blobs of RAFS v5 images without extended blob table, whose chunks have no
- * numbers that a shared chunk map could speak of. It has no name, so it goes with the mount, and its bits are in memory.
+ * The cache file of one mount alone: for blobs whose chunks have no numbers that a shared chunk map could speak of
+ * (`isUnnumbered`). It has no name, so it goes with the mount, and its bits are in memory.
  */
 import { closeSync, constants, mkdirSync, openSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,7 +18,8 @@ export class PrivateFiles {
   readonly ready: SharedArrayBuffer;
   readonly map: ChunkMap;
   readonly dataPath: string;
-  readonly metaPath = '';
+  /** Of the blob, and so shared with everybody. */
+  readonly metaPath: string;
   readonly lockFd = -1;
   isWritable = false;
 
@@ -28,6 +29,7 @@ export class PrivateFiles {
     chunkCount: number,
   ) {
     this.dataPath = join(workDir, `${blobId}.blob.private`);
+    this.metaPath = join(workDir, `${blobId}.blob.meta`);
     this.ready = newReadyBits(chunkCount);
     this.map = new ChunkMap(-1, false, this.ready, chunkCount);
   }

@@ -176,13 +176,16 @@ export class BlobStore {
   private share(info: BlobInfo, config: StorageConfig, workDir: string | null): SharedBlob {
     const { index: _, ...rest } = info;
     // What one image says of the chunks of a blob must not bind another: each mount has the blob for itself.
-    const mount = info.described === true ? this.nextHandle : 0;
+    const mount = info.described === true || isUnnumbered(info) ? this.nextHandle : 0;
     const key = keyOf([rest, workDir, config.backend, config.validate, config.amplifyIoBytes, mount]);
     const known = this.blobs.get(key);
     if (known !== undefined) return known;
     const files = filesOf(info, workDir);
     const validate = config.validate && !hasNoDigests(info);
     if (validate !== config.validate) this.log.warn(`blob ${info.id} has no digests: served unverified`);
+    else if (validate && info.features & FEATURE.EXTERNAL) {
+      this.log.warn(`blob ${info.id} is external: chunks without CRC are served unverified`);
+    }
     const backend = this.shareBackend(config.backend);
     const reads: BlobReads = {
       demand: this.reader(info.id, backend),
@@ -295,21 +298,21 @@ function filesOf(info: BlobInfo, workDir: string | null): BlobFiles {
   return new CacheFiles(workDir, info.id, info.chunkCount, info.uncompressedSize);
 }
 
-/** Kinds of blobs whose reading is still to be built, each by its name. */
-const SLOTS: readonly [bit: number, what: string][] = [[FEATURE.EXTERNAL, 'an external blob']];
+/** With contexts behind them, a table's entries cannot be counted by its length. */
+const UNCOUNTABLE = FEATURE.ZRAN | FEATURE.BATCH | FEATURE.ENCRYPTED;
 
 function checkBlob(info: BlobInfo): void {
   checkFeatures(info.id, info.features);
-  const instead = 'convert the image with the default options of nydus-image';
-  for (const [bit, what] of SLOTS) {
-    if (info.features & bit) throw storageError('UNSUPPORTED', { what: `${what}, ${info.id},`, instead });
+  if (info.features & FEATURE.IS_CHUNKDICT_GENERATED && info.features & UNCOUNTABLE) {
+    const what = `a generated dictionary with batch, zran or encrypted chunks of blob ${info.id}`;
+    throw storageError('UNSUPPORTED', { what, instead: 'build the image without --chunk-dict' });
   }
   cipherOf(info);
   checkBlobId(metaObjectId(info));
   const refuse = (rule: string) => storageError('BLOB_META', { blobId: info.id, rule });
   if (!isCount(info.chunkCount, CHUNKS_PER_BLOB_MAX)) throw refuse(`${info.chunkCount} chunks`);
   if (!isCount(info.uncompressedSize, UNCOMPRESSED_BLOB_BYTES_MAX)) throw refuse(`${info.uncompressedSize} bytes`);
-  if (info.described === true) return;
+  if (info.described === true || info.features & FEATURE.IS_CHUNKDICT_GENERATED) return;
   if (info.chunkCount > 0 && !hasChunkTable(info)) throw refuse('chunks without a chunk table');
   const entryBytes = chunkInfoBytes(info.features);
   const isSizeLegal =

@@ -71,7 +71,10 @@ export interface ChunkSource {
   digest: Uint8Array | null;
 }
 
-/** Digest of a chunk's uncompressed bytes, from wherever the image keeps it; null when the image has none. */
+/**
+ * Digest of a chunk's uncompressed bytes, from wherever the image keeps it; its CRC-32C (4 bytes) where the image has only
+ * that (external blobs); null when the image has neither.
+ */
 export type ChunkDigests = (chunkIndex: number) => Uint8Array | null;
 
 /** The device thread's half of an open blob. */

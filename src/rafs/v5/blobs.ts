@@ -1,4 +1,5 @@
 /** Blob table and extended blob table of a v5 bootstrap (rafs-format 1.5, 1.6, 3.11; check 9.11). */
+import { isUtf8 } from 'node:buffer';
 import { u64 } from '../../common/u64.ts';
 import {
   CHUNKS_PER_BLOB_MAX,
@@ -8,6 +9,7 @@ import {
 } from '../../storage/blob-layout.ts';
 import { type BlobInfo, FEATURE_NO_EXTENDED_TABLE } from '../../storage/types.ts';
 import { blobIdLegal, objectId } from '../blob-id.ts';
+import { atByte } from '../broken.ts';
 import { CHUNK_ENTRY_BYTES } from '../chunk-entry.ts';
 import { compressorOf, digesterOf } from '../flags.ts';
 import { BLOB_RECORD_HEAD_BYTES, BLOBS_MAX, EXTENDED, EXTENDED_ENTRY_BYTES } from './layout.ts';
@@ -32,32 +34,35 @@ export function readBlobs(
   path: string,
   extracted: boolean,
 ): BlobInfo[] | string {
+  const refuse = (rule: string) => atByte(geometry.blobTableOffset, rule);
   const ids = readIds(table);
-  if (ids.length > BLOBS_MAX) return `${ids.length} blobs`;
+  if (ids === null) return refuse('blob ids: not UTF-8');
+  if (ids.length > BLOBS_MAX) return refuse(`${ids.length} blobs`);
   const { extendedEntries } = geometry;
   if (extendedEntries !== 0 && extendedEntries !== ids.length) {
-    return `${ids.length} blobs, ${extendedEntries} extended entries`;
+    return refuse(`${ids.length} blobs, ${extendedEntries} extended entries`);
   }
   const blobs: BlobInfo[] = [];
   for (const [index, stored] of ids.entries()) {
     const blob = extendedEntries === 0 ? unknownBlob(index, geometry) : describedBlob(index, extended, geometry);
-    if (typeof blob === 'string') return blob;
+    if (typeof blob === 'string') return atByte(geometry.extendedTableOffset + index * EXTENDED_ENTRY_BYTES, blob);
     blob.id = objectId(stored, blob.features, path, extracted);
-    if (!blobIdLegal(blob.id)) return `blob ${index}: id`;
-    if (blobs.some(({ id }) => id === blob.id)) return `blob ${index}: id occurs twice`;
+    if (!blobIdLegal(blob.id)) return refuse(`blob ${index}: id`);
+    if (blobs.some(({ id }) => id === blob.id)) return refuse(`blob ${index}: id occurs twice`);
     blobs.push(blob);
   }
   return blobs;
 }
 
-/** Records are two u32 and an id, which ends at a NUL or with the table; 8 bytes or fewer are padding. */
-function readIds(table: Buffer): string[] {
+/** Records are two u32 and an id, which ends at a NUL or with the table; 8 bytes or fewer are padding. Null: no text. */
+function readIds(table: Buffer): string[] | null {
   const ids: string[] = [];
   let at = 0;
   while (table.length - at > BLOB_RECORD_HEAD_BYTES && ids.length <= BLOBS_MAX) {
     const start = at + BLOB_RECORD_HEAD_BYTES;
     const nul = table.indexOf(0, start);
     const end = nul < 0 ? table.length : nul;
+    if (!isUtf8(table.subarray(start, end))) return null;
     ids.push(table.toString('utf8', start, end));
     at = end + 1;
   }
@@ -76,6 +81,8 @@ function describedBlob(index: number, extended: Buffer, geometry: Geometry): Blo
   const { uncompressedSize, compressedSize } = blob;
   if (uncompressedSize < 0 || uncompressedSize > UNCOMPRESSED_BLOB_BYTES_MAX) return `blob ${index}: uncompressed size`;
   if (compressedSize < 0 || compressedSize > COMPRESSED_BLOB_BYTES_MAX) return `blob ${index}: compressed size`;
+  // A generated dictionary counts what it lists (4.1): how long its blobs are, it does not know.
+  if ((blob.features & FEATURE.IS_CHUNKDICT_GENERATED) !== 0) blob.uncompressedSize = blob.compressedSize = 0;
   return blob;
 }
 

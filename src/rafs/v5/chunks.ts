@@ -70,7 +70,8 @@ export class Chunks {
       uncompressedSize: entry.uncompressedSize,
       compressed: (entry.flags & CHUNK_FLAG.COMPRESSED) !== 0,
       crc32: (entry.flags & CHUNK_FLAG.HAS_CRC32) === 0 ? null : entry.crc32,
-      digest,
+      // Chunks of external blobs have none (4.6).
+      digest: digest.every((byte) => byte === 0) ? null : digest,
     };
   }
 

@@ -50,6 +50,10 @@ export class V5Metadata implements Metadata {
     return this.image.broken;
   }
 
+  get lastOffset(): number {
+    return this.image.lastOffset;
+  }
+
   load(node: number, into: InodeRecord): number {
     return loadInode(this.image, node, into);
   }

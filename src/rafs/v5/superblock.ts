@@ -1,6 +1,6 @@
 /** Superblock of a v5 bootstrap, read once at mount (rafs-format 1.2; checks 1.13 and 9.4). */
 import { u64 } from '../../common/u64.ts';
-import type { Broken } from '../broken.ts';
+import { atByte, type Broken } from '../broken.ts';
 import { BOOTSTRAP_BYTES_MAX, chunkSizeLegal, FLAG, flagsAccepted } from '../flags.ts';
 import type { CommonGeometry } from '../geometry.ts';
 import {
@@ -55,7 +55,8 @@ export function readGeometry(head: DataView, fileBytes: number): Geometry | stri
     prefetchOffset: u64(head, SB.PREFETCH_TABLE),
     prefetchEntries: u32(SB.PREFETCH_ENTRIES),
   };
-  return checkHead(head, geometry) ?? checkTables(geometry) ?? geometry;
+  const broken = checkHead(head, geometry) ?? checkTables(geometry);
+  return broken === null ? geometry : atByte(0, broken);
 }
 
 function checkHead(head: DataView, { fileBytes, flags, chunkSize, entries }: Geometry): Broken {

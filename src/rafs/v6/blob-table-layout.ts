@@ -156,12 +156,14 @@ export function checkBlobEntry(bytes: Uint8Array, at: number, index: number, chu
 function checkContextTable(blob: BlobInfo, tarfs: boolean, say: (what: string) => string): Broken {
   if (Math.min(blob.ciOffset, blob.ciCompressedSize, blob.ciUncompressedSize) < 0) return say('CI size');
   if (compressorOf(blob.ciCompressor) === null) return say(`CI compressor ${blob.ciCompressor}`);
-  if (tarfs || !hasChunkTable(blob)) return null;
+  if (tarfs || (blob.features & FEATURE.EXTERNAL) !== 0 || !hasChunkTable(blob)) return null;
   const contexts = (blob.features & (FEATURE.ZRAN | FEATURE.BATCH)) !== 0;
   const v2 = (blob.features & FEATURE.CHUNK_INFO_V2) !== 0;
   if (blob.ciCompressedSize > blob.ciUncompressedSize) return say('CI table grew by compression');
   if ((contexts || (blob.features & FEATURE.ENCRYPTED) !== 0) && !v2) return say('needs chunk info V2');
   if ((blob.features & FEATURE.ZRAN) !== 0 && (blob.features & FEATURE.BATCH) !== 0) return say('zran and batch');
+  // A generated dictionary counts the chunks it lists, and says nothing of the blob's length (4.1).
+  if ((blob.features & FEATURE.IS_CHUNKDICT_GENERATED) !== 0) return null;
   const entryBytes = v2 ? CHUNK_INFO_V2_BYTES : CHUNK_INFO_V1_BYTES;
   const exact = !contexts && (blob.features & FEATURE.ENCRYPTED) === 0;
   const infos = entryBytes * blob.chunkCount;

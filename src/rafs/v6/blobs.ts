@@ -2,8 +2,9 @@
 import { FEATURE } from '../../storage/blob-layout.ts';
 import type { BlobInfo } from '../../storage/types.ts';
 import { blobIdLegal, fileNameStem, objectId } from '../blob-id.ts';
+import { atByte } from '../broken.ts';
 import { checkBlobEntry, checkDeviceSlot, decodeBlobEntry, decodeDeviceSlot } from './blob-table-layout.ts';
-import { BLOB_ENTRY_BYTES, DEVICE_SLOT_BYTES } from './layout.ts';
+import { BLOB_ENTRY_BYTES, DEVICE_SLOT_BYTES, DEVICE_SLOT_OFFSET } from './layout.ts';
 import type { Geometry } from './superblock.ts';
 
 /**
@@ -16,23 +17,27 @@ import type { Geometry } from './superblock.ts';
 export function readBlobs(
   table: Uint8Array,
   slots: Uint8Array,
-  { blobCount, chunkSize, blockBits }: Geometry,
+  geometry: Geometry,
   path: string,
   extracted: boolean,
 ): BlobInfo[] | string {
+  const { blobCount, chunkSize, blockBits } = geometry;
   const blobs: BlobInfo[] = [];
   const ids = new Set<string>();
   for (let index = 0; index < blobCount; index++) {
+    const refuse = (rule: string) => atByte(geometry.blobTableOffset + index * BLOB_ENTRY_BYTES, rule);
     const broken = checkBlobEntry(table, index * BLOB_ENTRY_BYTES, index, chunkSize);
-    if (broken !== null) return broken;
+    if (broken !== null) return refuse(broken);
     const blob = decodeBlobEntry(table, index * BLOB_ENTRY_BYTES);
     const slot = decodeDeviceSlot(slots, index * DEVICE_SLOT_BYTES);
     const mismatch = checkDeviceSlot(slot, blob, blockBits);
-    if (mismatch !== null) return mismatch;
+    if (mismatch !== null) return atByte(DEVICE_SLOT_OFFSET + index * DEVICE_SLOT_BYTES, mismatch);
     blob.id = objectId(blob.id, blob.features, path, extracted);
-    if ((blob.features & FEATURE.TARFS) !== 0) blob.described = true;
-    if (!blobIdLegal(blob.id)) return `blob ${index}: id`;
-    if (ids.has(blob.id)) return `blob ${index}: id occurs twice`;
+    if ((blob.features & (FEATURE.TARFS | FEATURE.EXTERNAL)) !== 0) describe(blob);
+    // The sum of what the dictionary lists (4.1): how long the blob is, the image does not know.
+    if ((blob.features & FEATURE.IS_CHUNKDICT_GENERATED) !== 0) blob.uncompressedSize = 0;
+    if (!blobIdLegal(blob.id)) return refuse(`blob ${index}: id`);
+    if (ids.has(blob.id)) return refuse(`blob ${index}: id occurs twice`);
     ids.add(blob.id);
     // Otherwise the digest in the entry names the meta blob.
     const isInline = (blob.features & FEATURE.INLINED_FS_META) !== 0;
@@ -40,4 +45,12 @@ export function readBlobs(
     blobs.push(blob);
   }
   return blobs;
+}
+
+/** Chunks lie raw where their indexes say; a table of an external blob's chunks lies somewhere else, if anywhere (4.6). */
+function describe(blob: BlobInfo): void {
+  blob.described = true;
+  blob.ciOffset = 0;
+  blob.ciCompressedSize = 0;
+  blob.ciUncompressedSize = 0;
 }

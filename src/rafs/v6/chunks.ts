@@ -1,7 +1,19 @@
 /** Chunk indexes of regular files (rafs-format 2.8; check 9.25). */
+import { FEATURE } from '../../storage/blob-layout.ts';
+import { FLAG } from '../flags.ts';
 import { type ChunkRecord, HOLE, type InodeRecord } from '../metadata.ts';
+import { BLOB } from './blob-table-layout.ts';
 import type { V6Image } from './image.ts';
 import { CHUNK_INDEX_BYTES, chunkIndexOffset } from './inode-layout.ts';
+import { BLOB_ENTRY_BYTES } from './layout.ts';
+
+/** True when blob `index`, which is below the blob count, has no chunk table. */
+export function isRawBlob(image: V6Image, index: number): boolean {
+  const { flags, blobTableOffset } = image.geometry;
+  if ((flags & FLAG.TARFS_MODE) !== 0) return true;
+  const at = image.locate(blobTableOffset + index * BLOB_ENTRY_BYTES + BLOB.FEATURES);
+  return at >= 0 && (image.cache.memory.u32[at >> 2] & FEATURE.EXTERNAL) !== 0;
+}
 
 /** What the kernel reads as a hole; no builder emits it. */
 const BLKADDR_HOLE = 0xffff_ffff;

@@ -22,6 +22,9 @@ const ENTRIES_PER_BLOCK_MAX = Math.floor(BLOCK_BYTES / (DIRENT_BYTES + 1));
 if (ENTRIES_PER_BLOCK_MAX > COOKIE_MASK) throw new Error('directory cookies are too narrow');
 
 const SLASH = 0x2f;
+const DOT = 0x2e;
+/** Of the block before the one being looked at. */
+const lastName = new Uint8Array(NAME_BYTES_MAX);
 
 // The block being looked at: this thread runs one request at a time, and each call sets these before it uses them.
 let blockAt = 0;
@@ -97,7 +100,38 @@ export function entryAt(image: V6Image, dir: InodeRecord, cookie: number, out: E
     if (u8[i] === 0 || u8[i] === SLASH) return image.refuse('directory: NUL or / in a name');
   }
   const taken = takeEntry(image, block, position, out);
-  return taken < 0 ? taken : 1;
+  if (taken < 0) return taken;
+  if (out.nameBytes === 1 && u8[nameAt] === DOT && out.node !== dir.node) {
+    return image.refuse('directory: "." is another inode');
+  }
+  const follows = position > 0 ? followsInBlock(image, position) : followsBlock(image, dir, block, out);
+  return follows < 0 ? follows : 1;
+}
+
+/** The open name comes after the one before it in the block: 0 or -EIO. */
+function followsInBlock(image: V6Image, position: number): number {
+  const { u8, u16 } = image.cache.memory;
+  const before = blockAt + u16[(blockAt + (position - 1) * DIRENT_BYTES + DIRENT.NAMEOFF) >> 1];
+  // The name before ends where this one starts.
+  const isLater = compareName(image, u8, before, nameAt - before) > 0;
+  return isLater ? 0 : image.refuse('directory: names out of order');
+}
+
+/** The first name of `block` comes after the last of the block before, which may push its page out: `out` is found again. */
+function followsBlock(image: V6Image, dir: InodeRecord, block: number, out: EntryRecord): number {
+  if (block === 0) return 0;
+  const opened = openBlock(image, dir, block - 1);
+  if (opened < 0) return opened;
+  const last = openName(image, blockEntries - 1);
+  if (last < 0) return last;
+  const bytes = nameEnd - nameAt;
+  for (let i = 0; i < bytes; i++) lastName[i] = image.cache.memory.u8[nameAt + i];
+  const again = openBlock(image, dir, block);
+  if (again < 0) return again;
+  const named = openName(image, 0);
+  if (named < 0) return named;
+  out.nameAt = nameAt;
+  return compareName(image, lastName, 0, bytes) > 0 ? 0 : image.refuse('directory: names out of order');
 }
 
 function openBlock(image: V6Image, dir: InodeRecord, block: number): number {

@@ -1,9 +1,8 @@
 /** The v6 reader: `Metadata` on top of the files of this folder. Mounting reads one page, whatever the image holds. */
 import type { ChunkSource } from '../../storage/types.ts';
-import { FLAG } from '../flags.ts';
 import type { ChunkRecord, EntryRecord, InodeRecord, Metadata, Span } from '../metadata.ts';
 import type { PageCache } from '../page-cache.ts';
-import { chunkAt } from './chunks.ts';
+import { chunkAt, isRawBlob } from './chunks.ts';
 import { entryAt, findEntry } from './directory.ts';
 import { V6Image } from './image.ts';
 import { loadInode, symlinkTarget } from './inode.ts';
@@ -37,6 +36,10 @@ export class V6Metadata implements Metadata {
     return this.image.broken;
   }
 
+  get lastOffset(): number {
+    return this.image.lastOffset;
+  }
+
   load(node: number, into: InodeRecord): number {
     return loadInode(this.image, node, into);
   }
@@ -57,9 +60,9 @@ export class V6Metadata implements Metadata {
     return chunkAt(this.image, file, k, into);
   }
 
-  /** Data of tarfs images lies raw in the tar, where the chunk index says. */
+  /** Data of tarfs images lies raw in the tar, that of external blobs in them, where the chunk index says (4.5, 4.6). */
   source(file: InodeRecord, k: number, into: ChunkRecord): ChunkSource | null {
-    if ((this.image.geometry.flags & FLAG.TARFS_MODE) === 0) return null;
+    if (!isRawBlob(this.image, into.blob)) return null;
     const bytes = Math.min(this.chunkSize, file.size - k * this.chunkSize);
     return {
       compressedOffset: into.offset,

@@ -1,5 +1,5 @@
 /** Superblock and extended superblock of a v6 bootstrap, read once at mount (rafs-format 2.2, 2.3; checks 9.13-9.15). */
-import type { Broken } from '../broken.ts';
+import { atByte, type Broken } from '../broken.ts';
 import { BOOTSTRAP_BYTES_MAX, FLAG } from '../flags.ts';
 import type { CommonGeometry } from '../geometry.ts';
 import {
@@ -38,12 +38,11 @@ export function checkLength(fileBytes: number, blockBits: number): Broken {
  * @returns the geometry, or the broken rule
  */
 export function readGeometry(head: DataView, fileBytes: number): Geometry | string {
-  const broken =
-    checkSuperblock(head, SUPERBLOCK_OFFSET, fileBytes) ??
-    checkLength(fileBytes, decodeSuperblock(head, SUPERBLOCK_OFFSET).blockBits) ??
-    checkExtSuperblock(head, EXT_SUPERBLOCK_OFFSET, decodeSuperblock(head, SUPERBLOCK_OFFSET), fileBytes);
-  if (broken !== null) return broken;
   const sb = decodeSuperblock(head, SUPERBLOCK_OFFSET);
+  const broken = checkSuperblock(head, SUPERBLOCK_OFFSET, fileBytes) ?? checkLength(fileBytes, sb.blockBits);
+  if (broken !== null) return atByte(SUPERBLOCK_OFFSET, broken);
+  const extension = checkExtSuperblock(head, EXT_SUPERBLOCK_OFFSET, sb, fileBytes);
+  if (extension !== null) return atByte(EXT_SUPERBLOCK_OFFSET, extension);
   const ext = decodeExtSuperblock(head, EXT_SUPERBLOCK_OFFSET);
   return {
     version: 6,
