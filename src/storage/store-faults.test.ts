@@ -351,7 +351,11 @@ describe('named slots and refusals at mount', () => {
     ['separate, and no name of the meta blob', { features: FEATURE.SEPARATE, extra: Buffer.alloc(48) }, 'BLOB_META'],
     ['encrypted without cipher', { features: FEATURE.ENCRYPTED | FEATURE.CHUNK_INFO_V2 }, 'BLOB_META'],
     ['cipher without encryption', { cipher: 1 }, 'BLOB_META'],
-    ['external', { features: FEATURE.EXTERNAL }, 'UNSUPPORTED'],
+    [
+      'dictionary of a batch blob',
+      { features: FEATURE.IS_CHUNKDICT_GENERATED | FEATURE.BATCH | FEATURE.CHUNK_INFO_V2 },
+      'UNSUPPORTED',
+    ],
     ['unknown feature', { features: 0x2000 }, 'BLOB_META'],
     ['no chunk table', { ciCompressedSize: 0, ciUncompressedSize: 0 }, 'BLOB_META'],
     ['table of another size', { ciUncompressedSize: 17 }, 'BLOB_META'],
