@@ -165,12 +165,14 @@ export class BlobPrefetch {
         const own = describedChunk(blob.info, chunk);
         const index = blob.firstOf(chunk);
         if (index !== own.index && blob.files.map.isReady(index)) await blob.cache.alias(index, own.index);
-        yield [{ ...own, index }, describedDigest(chunk)];
+        yield [{ ...own, index }, describedDigest(chunk, digests)];
       }
       return;
     }
     const meta = await blob.tables.open();
     if (wanted === 'all') {
+      // The blob's own numbers are not the image's.
+      if (blob.isRenumbered) return;
       for (let index = 0; index < meta.chunkCount; index++) {
         // Most are there already when a pass is made again.
         if (blob.files.map.isReady(index) || blob.isUnverifiable(index, digests)) continue;

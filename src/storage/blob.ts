@@ -62,7 +62,7 @@ export class Blob {
   readonly cache: ChunkCache;
   private readonly equal: EqualChunks | null;
   /** The image's numbers of chunks are not those of the blob's table. */
-  private readonly isRenumbered: boolean;
+  readonly isRenumbered: boolean;
   private readonly closing = new AbortController();
   private running = 0;
   private drained: (() => void) | null = null;
