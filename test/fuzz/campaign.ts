@@ -2,13 +2,14 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { chainCase, DEFECT_NAMES } from './chain-cases.ts';
 import { expect } from './finding.ts';
-import { FLIGHT_NAMES, FLIGHTS, SPENT, walk } from './flight-cases.ts';
-import { FLIP_TARGETS, Flipper, flipCase, nameFlipCase } from './flips.ts';
+import { FLIGHT_NAMES, FLIGHTS, open, SPENT, walk } from './flight-cases.ts';
+import { FLIP_TARGETS, Flipper, flipCase, nameFlipCase, opcodeFlipCase } from './flips.ts';
 import { MESSAGE_NAMES, messageCase, unknownMessageCase } from './message-cases.ts';
 import { ENDS_SESSION, OP_NAMES, opcodeCase, Seen, unknownOpcodeCase } from './opcode-cases.ts';
+import { ORDER_NAMES, ORDERS } from './order-cases.ts';
 import { PARSER_NAMES, PARSERS } from './parser-cases.ts';
 import { Random } from './random.ts';
-import { Rig } from './rig.ts';
+import { FLIPPED_FILE, Rig } from './rig.ts';
 import { Guest, Session } from './session.ts';
 
 export interface CampaignOptions {
@@ -17,6 +18,8 @@ export interface CampaignOptions {
   first: number;
   cases: number;
   seconds: number;
+  /** Cases whose kind and subject do not contain this are left out. */
+  only: string;
   /** Factor of the times within which answers must come. */
   patience: number;
   print(line: string): void;
@@ -32,10 +35,12 @@ const WARM_UP_ROUNDS = 5;
 const SESSION_CASES = 200;
 const UNKNOWN = 'unknown';
 const NAME_FLIPS = 'names';
+const OPCODE_FLIPS = 'opcodes';
+const O_RDWR = 2;
 
 /** One turn: opcodes get half of the cases. Every list is walked in order, so that none of it is left out. */
-const TURN = 'OOCMOPOCMOFOOMPOCMOOFOOMPOOX';
-const KINDS = { O: 'opcode', C: 'chain', M: 'message', P: 'parser', F: 'flip', X: 'flight' } as const;
+const TURN = 'OOCMOPRCMOFOOMPOFMOOFOXMPOOX';
+const KINDS = { O: 'opcode', C: 'chain', M: 'message', P: 'parser', F: 'flip', X: 'flight', R: 'order' } as const;
 type Kind = (typeof KINDS)[keyof typeof KINDS];
 
 const SUBJECTS: Record<Kind, readonly string[]> = {
@@ -43,8 +48,9 @@ const SUBJECTS: Record<Kind, readonly string[]> = {
   chain: DEFECT_NAMES,
   message: [...MESSAGE_NAMES, UNKNOWN],
   parser: PARSER_NAMES,
-  flip: [...FLIP_TARGETS, NAME_FLIPS],
+  flip: [...FLIP_TARGETS, NAME_FLIPS, OPCODE_FLIPS],
   flight: FLIGHT_NAMES,
+  order: ORDER_NAMES,
 };
 
 /** Kind and subject of case `index`: a pure function, so that a case can be repeated by its number. */
@@ -78,6 +84,8 @@ export class Campaign {
   private seen = new Seen(this.owners);
   private sessionCases = 0;
   private index: number;
+  /** Cases run. */
+  private done = 0;
 
   private constructor(
     private readonly options: CampaignOptions,
@@ -103,8 +111,10 @@ export class Campaign {
     await this.warmUp();
     let rounds = 0;
     for (; this.index < first + cases && performance.now() < until; this.index++) {
+      const { kind, subject } = caseAt(this.index);
+      if (!`${kind} ${subject}`.includes(this.options.only)) continue;
       await this.one();
-      if ((this.index - first + 1) % BASELINE_CASES !== 0) continue;
+      if (++this.done % BASELINE_CASES !== 0) continue;
       if (++rounds > WARM_UP_ROUNDS) await this.checkBaseline(from);
       else await this.settle(from);
     }
@@ -128,8 +138,7 @@ export class Campaign {
   private async checkBaseline(from: number, growthBytesMax = RSS_GROWTH_BYTES_MAX): Promise<void> {
     this.closeSession();
     const held = await this.rig.assertBaseline(growthBytesMax);
-    const done = this.index - this.options.first + 1;
-    this.options.print(`${done} cases in ${Math.round((performance.now() - from) / 1000)} s: ${held}`);
+    this.options.print(`${this.done} cases in ${Math.round((performance.now() - from) / 1000)} s: ${held}`);
   }
 
   private async one(): Promise<void> {
@@ -180,16 +189,27 @@ export class Campaign {
       }
       case 'parser':
         return PARSERS[subject]!(this.rig, this.open(), random);
-      case 'flip': {
-        const session = this.open();
-        this.isOver = true;
-        if (subject === NAME_FLIPS) nameFlipCase(session, this.flipper, random, walk(session, '/share'));
-        else flipCase(session, this.flipper, random, subject as (typeof FLIP_TARGETS)[number]);
+      case 'flip':
+        this.flip(subject, random);
         return;
-      }
       case 'flight':
         this.isOver = SPENT.has(subject);
         return FLIGHTS[subject]!(this.open(), this.rig, random);
+      case 'order':
+        return ORDERS[subject]!(this.open(), this.rig, random);
+    }
+  }
+
+  private flip(subject: string, random: Random): void {
+    const session = this.open();
+    if (subject === NAME_FLIPS) {
+      nameFlipCase(session, this.flipper, random, walk(session, '/share'));
+    } else if (subject === OPCODE_FLIPS) {
+      const node = walk(session, `/share/${FLIPPED_FILE}`);
+      opcodeFlipCase(session, this.flipper, random, node, open(session, node, O_RDWR));
+    } else {
+      this.isOver = true;
+      flipCase(session, this.flipper, random, subject as (typeof FLIP_TARGETS)[number]);
     }
   }
 
@@ -210,14 +230,15 @@ export class Campaign {
   }
 
   private report(ms: number): void {
-    const done = this.index - this.options.first;
+    const { done } = this;
     this.options.print(`${done} cases in ${(ms / 1000).toFixed(1)} s, ${this.flipper.flips} bytes flipped, no finding`);
     for (const [kind, subjects] of Object.entries(SUBJECTS)) {
+      if (!kind.includes(this.options.only.split(' ')[0]!)) continue;
       const list = subjects.map((subject) => `${subject} ${this.counts.get(`${kind} ${subject}`)}`);
       this.options.print(`  ${kind}: ${list.join(', ')}`);
     }
     const left = [...this.counts].filter(([, count]) => count === 0).map(([what]) => what);
-    const isComplete = done < CASES_FOR_ALL || left.length === 0;
+    const isComplete = done < CASES_FOR_ALL || this.options.only !== '' || left.length === 0;
     expect(isComplete, () => `no case of ${left.join(', ')}`);
   }
 

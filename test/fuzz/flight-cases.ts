@@ -24,8 +24,10 @@ export function walk(session: Session, path: string): bigint {
   return node;
 }
 
-export function open(session: Session, node: bigint): bigint {
-  const { error, body } = session.call(QUEUES.PROBE, OP.OPEN, node, Buffer.alloc(8), 16);
+export function open(session: Session, node: bigint, flags = 0): bigint {
+  const args = Buffer.alloc(8);
+  args.writeUInt32LE(flags, 0);
+  const { error, body } = session.call(QUEUES.PROBE, OP.OPEN, node, args, 16);
   expect(error === 0, () => `OPEN: ${error}`);
   return body.readBigUInt64LE(0);
 }
@@ -60,48 +62,60 @@ function read(session: Session, head: number, node: bigint, fh: bigint, offset: 
   return { head, reply, unique, offset };
 }
 
-/** A fresh mount of the image whose reads have to wait for their chunks. */
-async function cold(session: Session, rig: Rig, use: (node: bigint, fh: bigint) => void): Promise<void> {
-  await rig.mountCold('/cold');
+/** A fresh mount of the image, with the cache directory `cache`, whose reads have to wait for their chunks. */
+export async function cold(
+  session: Session,
+  rig: Rig,
+  use: (node: bigint, fh: bigint, cache: string) => void,
+): Promise<void> {
+  const cache = await rig.mountCold('/cold');
   try {
     const node = walk(session, `/cold${BIG_FILE}`);
-    use(node, open(session, node));
+    use(node, open(session, node), cache);
   } finally {
     await rig.umount('/cold');
   }
 }
 
+/** Reads of BIG_FILE at many places while its chunks come in: all get the right bytes. `look` is called meanwhile. */
+export function coldReads(
+  session: Session,
+  rig: Rig,
+  random: Random,
+  node: bigint,
+  fh: bigint,
+  look: () => void = () => {},
+): void {
+  const all = rig.content;
+  const reads = Array.from({ length: READS }, (_, i) => {
+    const offset = random.chance(50) ? i * 8 : random.below(all.length - READ_BYTES);
+    return read(session, i, node, fh, offset);
+  });
+  // The later half comes while the earlier one is being served.
+  session.submit(reads.slice(0, READS / 2).map(({ head }) => head));
+  const first = session.collect(random.below(3), { look }).used;
+  session.submit(reads.slice(READS / 2).map(({ head }) => head));
+  const used = [...first, ...session.collect(READS - first.length, { look }).used];
+  const heads = new Set(used.map(({ head }) => head));
+  expect(used.length === READS && heads.size === READS, () => `${used.length} entries for ${READS} parked reads`);
+  for (const { reply, unique, offset } of reads) {
+    const bytes = Buffer.from(session.ram.read(reply, OUT_BYTES + READ_BYTES));
+    const { error, body } = decodeReply(bytes, bytes.readUInt32LE(0), unique);
+    expect(error === 0, () => `cold READ at ${offset}: ${error}`);
+    const isRight = body.equals(all.subarray(offset, offset + READ_BYTES));
+    expect(isRight, () => `cold READ at ${offset} answered wrong bytes`);
+  }
+}
+
 export const FLIGHTS: Record<string, Flight> = {
-  /** Chunks come in while many readers wait for them: all get the right bytes. */
-  'cold reads': (session, rig, random) =>
-    cold(session, rig, (node, fh) => {
-      const all = rig.content;
-      const reads = Array.from({ length: READS }, (_, i) => {
-        const offset = random.chance(50) ? i * 8 : random.below(all.length - READ_BYTES);
-        return read(session, i, node, fh, offset);
-      });
-      // The later half comes while the earlier one is being served.
-      session.submit(reads.slice(0, READS / 2).map(({ head }) => head));
-      const first = session.collect(random.below(3)).used;
-      session.submit(reads.slice(READS / 2).map(({ head }) => head));
-      const used = [...first, ...session.collect(READS - first.length).used];
-      const heads = new Set(used.map(({ head }) => head));
-      expect(used.length === READS && heads.size === READS, () => `${used.length} entries for ${READS} parked reads`);
-      for (const { reply, unique, offset } of reads) {
-        const bytes = Buffer.from(session.ram.read(reply, OUT_BYTES + READ_BYTES));
-        const { error, body } = decodeReply(bytes, bytes.readUInt32LE(0), unique);
-        expect(error === 0, () => `cold READ at ${offset}: ${error}`);
-        const isRight = body.equals(all.subarray(offset, offset + READ_BYTES));
-        expect(isRight, () => `cold READ at ${offset} answered wrong bytes`);
-      }
-    }),
+  'cold reads': (session, rig, random) => cold(session, rig, (node, fh) => coldReads(session, rig, random, node, fh)),
 
   /** Row 13. */
   'head twice': (session, rig) =>
     cold(session, rig, (node, fh) => {
       const { head } = read(session, 7, node, fh, 0);
       session.submit([head, head]);
-      const { used, broken } = session.collect(Number.POSITIVE_INFINITY, session.answerMs);
+      const { used, broken } = session.collect(Number.POSITIVE_INFINITY, { timeoutMs: session.answerMs });
       expect(broken, () => `row 13: a head in flight was made available again, ring not broken, used ${used.length}`);
     }),
 

@@ -12,7 +12,7 @@ test('fuzz: one of everything through the real socket, no finding', { timeout: 1
   const seed = Math.floor(Math.random() * 2 ** 31);
   const lines: string[] = [];
   const print = (line: string): void => void lines.push(line);
-  const options = { seed, first: 0, patience: PATIENCE, print };
+  const options = { seed, first: 0, only: '', patience: PATIENCE, print };
   const campaign = await Campaign.start({ ...options, cases: Math.max(1500, CASES_FOR_ALL), seconds: SECONDS });
   try {
     await campaign.run();

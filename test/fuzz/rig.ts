@@ -15,13 +15,18 @@ import { FuseClient } from '../../src/virtiofs/testing/fuse-client.ts';
 import { FIXTURES, localfsConfig, Nydusd } from '../daemon/nydusd.ts';
 import { expect, Finding } from './finding.ts';
 
-export const BOOTSTRAP = path.join(FIXTURES, 'images/boot/v6-zstd-blake3.boot');
+export const IMAGE = 'v6-zstd-blake3';
+export const BOOTSTRAP = path.join(FIXTURES, `images/boot/${IMAGE}.boot`);
 export const BLOBS = path.join(FIXTURES, 'images/blobs');
 /** Three chunks. */
 export const BIG_FILE = '/big/multi-chunk';
 /** An image whose chunks are stored raw: only digests can tell that they are wrong. */
 const RAW_BOOTSTRAP = path.join(FIXTURES, 'images/boot/v6-none-blake3-4k.boot');
 const RAW_BLOB_ID = '636ee6396f4386c396a99f3fca047ac5d1f3112581c67ba620f88a7c1cfb9c7e';
+/** Of the share; names that no random request has. */
+export const NESTED_DIR = 'nested';
+export const NESTED_FILE = 'inner';
+export const FLIPPED_FILE = 'flipped';
 const SETTLE_MS = 5000;
 const CACHES_KEPT = 20;
 /** Chunk data end before this part of the raw blob. */
@@ -59,10 +64,11 @@ export class Rig {
     return rig;
   }
 
-  /** Mounts the image anew at `where` with an empty cache. */
-  async mountCold(where: string): Promise<void> {
+  /** Mounts the image anew at `where` with an empty cache; its directory. */
+  async mountCold(where: string): Promise<string> {
     const cache = path.join(this.dir, `cold-${this.caches++}`);
     await mountImage(this.daemon, where, BOOTSTRAP, BLOBS, cache);
+    return cache;
   }
 
   async umount(where: string): Promise<void> {
@@ -166,6 +172,9 @@ function makeShare(dir: string): boolean {
   fs.mkdirSync(path.join(share, 'dir'));
   fs.writeFileSync(path.join(share, 'file'), 'x'.repeat(10_000));
   fs.writeFileSync(path.join(share, 'big'), Buffer.alloc(300_000, 'y'));
+  fs.mkdirSync(path.join(share, NESTED_DIR));
+  fs.writeFileSync(path.join(share, NESTED_DIR, NESTED_FILE), 'nested\n');
+  fs.writeFileSync(path.join(share, FLIPPED_FILE), '');
   fs.symlinkSync('../outside', path.join(share, 'escape'));
   fs.symlinkSync('/etc', path.join(share, 'link'));
   if (isMounted) execFileSync('mkfifo', [path.join(share, 'fifo')]);

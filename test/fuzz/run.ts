@@ -1,5 +1,5 @@
 /**
- * `npm run fuzz -- [--seed N] [--cases N] [--hours N] [--seconds N] [--first N] [--patience N]`
+ * `npm run fuzz -- [--seed N] [--cases N] [--hours N] [--seconds N] [--first N] [--only TEXT] [--patience N]`
  *
  * Attacks the built daemon through its real socket until cases or time run out. A finding ends the run with exit code 1
  * and the line that repeats it. `--patience` stretches the times within which answers must come, for loaded machines.
@@ -15,7 +15,7 @@ function options(argv: string[]): CampaignOptions {
   const text = { type: 'string' } as const;
   const { values } = parseArgs({
     args: argv,
-    options: { seed: text, cases: text, hours: text, seconds: text, first: text, patience: text },
+    options: { seed: text, cases: text, hours: text, seconds: text, first: text, only: text, patience: text },
   });
   const number = (value: string | undefined, otherwise: number): number => {
     const n = value === undefined ? otherwise : Number(value);
@@ -28,6 +28,7 @@ function options(argv: string[]): CampaignOptions {
     first: number(values.first, 0),
     cases: number(values.cases, bySeconds > 0 ? Number.MAX_SAFE_INTEGER : 20_000),
     seconds: bySeconds > 0 ? bySeconds : Number.POSITIVE_INFINITY,
+    only: values.only ?? '',
     patience: number(values.patience, 1),
     print: (line) => process.stdout.write(`${line}\n`),
   };

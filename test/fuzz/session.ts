@@ -158,11 +158,24 @@ export class Session {
       { gpa: reply, bytes: OUT_HEADER_BYTES + replyBytes, writable: true },
     ]);
     ring.submit();
-    const got = ring.waitUsed(answerMs);
+    const got = this.#interrupted(ring, answerMs);
     if (got < 0 && ring.takeUsed() >= 0) throw new Finding(`queue ${queue}: answer without the interrupt asked for`);
     expect(got >= 0, () => `queue ${queue} did not answer opcode ${op} within ${answerMs} ms`);
     expect(got === head, () => `queue ${queue} used head ${got}, only ${head} was available`);
     return decodeReply(Buffer.from(this.ram.read(reply, ring.usedBytes)), ring.usedBytes, unique);
+  }
+
+  /** Asks for an interrupt once and looks again only when it came: the next used entry, or -1. */
+  #interrupted(ring: DriverRing, timeoutMs: number): number {
+    const deadline = performance.now() + timeoutMs;
+    ring.enableInterrupts();
+    for (;;) {
+      const head = ring.takeUsed();
+      if (head >= 0) return head;
+      const leftMs = Math.ceil(deadline - performance.now());
+      if (leftMs <= 0 || pollOne(ring.callFd, POLL.IN, leftMs) <= 0) return -1;
+      drain(ring.callFd);
+    }
   }
 
   /** Other queues answer: GETATTR of the root, correctly unless the case may have ended the FUSE session. */
@@ -196,8 +209,9 @@ export class Session {
     this.ring.kick();
   }
 
-  /** Waits until `count` entries came back or the ring was declared broken. */
-  collect(count: number, timeoutMs = 10 * this.answerMs): { used: Used[]; broken: boolean } {
+  /** Waits until `count` entries came back or the ring was declared broken. `look` is called all the time. */
+  collect(count: number, how: { timeoutMs?: number; look?: () => void } = {}): { used: Used[]; broken: boolean } {
+    const { timeoutMs = 10 * this.answerMs, look } = how;
     const used: Used[] = [];
     const deadline = performance.now() + timeoutMs;
     for (;;) {
@@ -207,7 +221,8 @@ export class Session {
       }
       const broken = pollOne(this.ring.errFd, POLL.IN, 0) > 0;
       if (used.length >= count || broken || performance.now() > deadline) return { used, broken };
-      if (pollOne(this.ring.callFd, POLL.IN, 20) > 0) drain(this.ring.callFd);
+      look?.();
+      if (pollOne(this.ring.callFd, POLL.IN, look === undefined ? 20 : 0) > 0) drain(this.ring.callFd);
     }
   }
 
