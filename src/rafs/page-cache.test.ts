@@ -92,3 +92,17 @@ test('the last page of a file may be short, by as much as was said', () => {
 test('sizes that are no power of two are refused', () => {
   for (const bytes of [0, PAGE_BYTES, 3 * PAGE_BYTES]) assert.throws(() => new PageCache(bytes), RangeError);
 });
+
+test('slots of dropped files are used again before memory nobody has touched', () => {
+  const touched = new Set<number>();
+  for (let round = 0; round < 20; round++) {
+    const file = cache.add(fd, FILE_BYTES);
+    for (const page of [3, 1, 2]) {
+      const slot = cache.page(file, page);
+      touched.add(slot);
+      assert.equal(byteOf(slot), page + 1);
+    }
+    cache.drop(file);
+  }
+  assert.equal(touched.size, 3);
+});

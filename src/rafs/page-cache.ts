@@ -35,6 +35,8 @@ export class PageCache {
   private readonly referenced: Uint8Array;
   private readonly files = new Map<number, { fd: number; fileBytes: number }>();
   private hand = 0;
+  /** Slots of dropped files, linked by `next`: they come before memory that was never touched. */
+  private freed = NONE;
   private lastFile = 0;
 
   /** @param bytes a power of two of at least two pages */
@@ -64,7 +66,10 @@ export class PageCache {
   drop(file: number): void {
     this.files.delete(file);
     for (let slot = 0; slot < this.slots; slot++) {
-      if (this.fileOf[slot] === file) this.free(slot);
+      if (this.fileOf[slot] !== file) continue;
+      this.free(slot);
+      this.next[slot] = this.freed;
+      this.freed = slot;
     }
   }
 
@@ -103,8 +108,14 @@ export class PageCache {
     return slot;
   }
 
-  /** Frees and returns the first slot the hand meets that was not used since its last round. */
+  /** A slot of a dropped file; else frees the first one the hand meets that was not used since its last round. */
   private victim(): number {
+    const freed = this.freed;
+    if (freed !== NONE) {
+      this.freed = this.next[freed];
+      this.next[freed] = NONE;
+      return freed;
+    }
     for (;;) {
       const slot = this.hand;
       this.hand = slot + 1 === this.slots ? 0 : slot + 1;
