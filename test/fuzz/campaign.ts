@@ -1,16 +1,20 @@
 /** A run of the fuzzer: which case comes when, what holds after each, and the counts of the report. */
+import path from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { OPS } from '../../src/fuse/opcodes.ts';
 import { chainCase, DEFECT_NAMES } from './chain-cases.ts';
-import { expect } from './finding.ts';
+import { expect, Finding } from './finding.ts';
 import { FLIGHT_NAMES, FLIGHTS, open, SPENT, walk } from './flight-cases.ts';
 import { FLIP_TARGETS, Flipper, flipCase, nameFlipCase, opcodeFlipCase } from './flips.ts';
 import { MESSAGE_NAMES, messageCase, unknownMessageCase } from './message-cases.ts';
+import { compareWithModel } from './model.ts';
+import type { Caller } from './model-guest.ts';
 import { ENDS_SESSION, OP_NAMES, opcodeCase, Seen, unknownOpcodeCase } from './opcode-cases.ts';
 import { ORDER_NAMES, ORDERS } from './order-cases.ts';
 import { PARSER_NAMES, PARSERS } from './parser-cases.ts';
 import { Random } from './random.ts';
 import { FLIPPED_FILE, Rig } from './rig.ts';
-import { Guest, Session } from './session.ts';
+import { ANSWER_MS, Guest, QUEUES, Session } from './session.ts';
 
 export interface CampaignOptions {
   seed: number;
@@ -25,22 +29,32 @@ export interface CampaignOptions {
   print(line: string): void;
 }
 
-const ANSWER_MS = 1000;
 /** Between two looks at what the daemon holds. */
 const BASELINE_CASES = 1000;
 const RSS_GROWTH_BYTES_MAX = 8 * 2 ** 20;
-/** The JIT and V8's heap reach their working size in this many rounds of a thousand. */
-const WARM_UP_ROUNDS = 5;
+/** V8's heaps and malloc's arenas reach their working size in this many rounds of a thousand. */
+const WARM_UP_ROUNDS = 15;
 /** Sessions are renewed this often even when nothing broke them. */
 const SESSION_CASES = 200;
 const UNKNOWN = 'unknown';
 const NAME_FLIPS = 'names';
 const OPCODE_FLIPS = 'opcodes';
 const O_RDWR = 2;
+const MODEL = 'of a share';
+const MODEL_RUNS = 3;
 
 /** One turn: opcodes get half of the cases. Every list is walked in order, so that none of it is left out. */
-const TURN = 'OOCMOPRCMOFOOMPOFMOOFOXMPOOX';
-const KINDS = { O: 'opcode', C: 'chain', M: 'message', P: 'parser', F: 'flip', X: 'flight', R: 'order' } as const;
+const TURN = 'OOCMOPRCMOFOOMPOFMODFOXMPOOX';
+const KINDS = {
+  O: 'opcode',
+  C: 'chain',
+  M: 'message',
+  P: 'parser',
+  F: 'flip',
+  X: 'flight',
+  R: 'order',
+  D: 'model',
+} as const;
 type Kind = (typeof KINDS)[keyof typeof KINDS];
 
 const SUBJECTS: Record<Kind, readonly string[]> = {
@@ -51,6 +65,7 @@ const SUBJECTS: Record<Kind, readonly string[]> = {
   flip: [...FLIP_TARGETS, NAME_FLIPS, OPCODE_FLIPS],
   flight: FLIGHT_NAMES,
   order: ORDER_NAMES,
+  model: [MODEL],
 };
 
 /** Kind and subject of case `index`: a pure function, so that a case can be repeated by its number. */
@@ -125,6 +140,7 @@ export class Campaign {
   /** What is opened once and kept (chunk tables, HTTP, io_uring) is open before anything is counted. */
   private async warmUp(): Promise<void> {
     for (const flight of ['cold reads', 'bad digest']) await FLIGHTS[flight]!(this.open(), this.rig, new Random(1));
+    this.model(new Random(1));
     this.closeSession();
     await this.rig.takeBaseline();
   }
@@ -197,6 +213,26 @@ export class Campaign {
         return FLIGHTS[subject]!(this.open(), this.rig, random);
       case 'order':
         return ORDERS[subject]!(this.open(), this.rig, random);
+      case 'model':
+        this.model(random);
+    }
+  }
+
+  private model(random: Random): void {
+    const session = this.open();
+    const caller: Caller = {
+      call: (name, nodeid, body, replyBytes) => {
+        const { op, reply } = OPS[name];
+        if (reply !== 'none') return session.call(QUEUES.PROBE, op, nodeid, body, replyBytes);
+        session.tell(op, nodeid, body);
+        return { error: 0, body: Buffer.alloc(0) };
+      },
+    };
+    try {
+      const dir = path.join(this.rig.dir, 'model');
+      compareWithModel(caller, walk(session, '/model'), dir, { seed: random.u32(), numRuns: MODEL_RUNS });
+    } catch (error) {
+      throw new Finding((error as Error).message);
     }
   }
 

@@ -2,6 +2,7 @@
  * The daemon under attack and its surroundings.
  *
  *     DIR/share     what the guest may see as /share (a tmpfs without devices where we may mount one)
+ *     DIR/model     /model: the share that is compared with a model, nothing else touches it
  *     DIR/outside   the canary: nothing a guest does may change it
  *     /image        a RAFS image, cache filled on demand, digests checked; /bad: one with flipped bits in its blob
  */
@@ -28,6 +29,8 @@ export const NESTED_DIR = 'nested';
 export const NESTED_FILE = 'inner';
 export const FLIPPED_FILE = 'flipped';
 const SETTLE_MS = 5000;
+/** With mutants of every image mounted one after another. */
+const RSS_BYTES_MAX = 160 * 2 ** 20;
 const CACHES_KEPT = 20;
 /** Chunk data end before this part of the raw blob. */
 const RAW_DATA_PART = 0.5;
@@ -62,6 +65,16 @@ export class Rig {
     // Nobody reads its output while this process waits for virtqueues.
     const rig = new Rig(dir, daemon, isMounted, await setUp(dir, daemon, bad));
     return rig;
+  }
+
+  /** Cache directory of /image, with the chunks of BIG_FILE. */
+  get filledCache(): string {
+    return path.join(this.dir, 'cache');
+  }
+
+  /** The blobs under another name: a backend of the mutants alone, whose descriptors go with the last of them. */
+  get mutantBlobs(): string {
+    return path.join(this.dir, 'mutant-blobs');
   }
 
   /** Mounts the image anew at `where` with an empty cache; its directory. */
@@ -110,10 +123,11 @@ export class Rig {
     return Number(/VmRSS:\s+(\d+)/.exec(this.status())?.[1] ?? 0) * 1024;
   }
 
-  /** Without a session: what is held now is the measure for later. */
+  /** Without a session: what is held now, or was held before, is the measure for later. */
   async takeBaseline(): Promise<void> {
     await sleep(SETTLE_MS / 10);
-    this.baseline = { fds: this.fds(), rssBytes: this.rssBytes() };
+    const { fds, rssBytes } = this.baseline ?? { fds: this.fds(), rssBytes: 0 };
+    this.baseline = { fds, rssBytes: Math.max(rssBytes, this.rssBytes()) };
   }
 
   /** Without a session: nothing has piled up since the baseline. @throws Finding */
@@ -124,6 +138,7 @@ export class Rig {
       const now = { fds: this.fds(), rssBytes: this.rssBytes() };
       const isGood = now.fds <= fds && now.rssBytes <= rssBytes + growthBytesMax;
       const text = `descriptors ${now.fds} (${fds}), RSS ${mib(now.rssBytes)} MB (${mib(rssBytes)})`;
+      if (now.rssBytes > RSS_BYTES_MAX) throw new Finding(`too big: ${text}`);
       if (isGood) return text;
       if (performance.now() > deadline) throw new Finding(`not back at the baseline: ${text}\n${this.links()}`);
       await sleep(100);
@@ -188,6 +203,11 @@ async function setUp(dir: string, daemon: Nydusd, bad: string): Promise<Buffer> 
     config: '',
   });
   expect(share.status === 204, () => `mount of the share: ${share.text}`);
+  fs.symlinkSync(BLOBS, path.join(dir, 'mutant-blobs'));
+  fs.mkdirSync(path.join(dir, 'model'));
+  const model = { fs_type: 'passthrough_fs', source: path.join(dir, 'model'), config: '' };
+  const mounted = await daemon.mount('/model', model);
+  expect(mounted.status === 204, () => `mount of the model's share: ${mounted.text}`);
   await mountImage(daemon, '/image', BOOTSTRAP, BLOBS, path.join(dir, 'cache'));
   await mountImage(daemon, '/bad', RAW_BOOTSTRAP, bad, path.join(dir, 'bad-cache'));
   const client = new FuseClient(daemon.sock);

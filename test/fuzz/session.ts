@@ -32,6 +32,8 @@ const ARENA_ALIGN = 0x1_0000;
 const GUARD_BYTE = 0xa5;
 const PROBE_BYTES = 4096;
 export const QUEUES = { HIPRIO: 0, CASE: 1, PROBE: 2 } as const;
+/** A request that needs nothing from elsewhere is answered within this. */
+export const ANSWER_MS = 1000;
 const GETATTR = 3;
 const INIT = 26;
 /** fuse_attr_out: mode. */
@@ -118,6 +120,11 @@ export class Session {
     }
   }
 
+  /** Factor of the times within which answers must come. */
+  get patience(): number {
+    return this.answerMs / ANSWER_MS;
+  }
+
   get ring(): DriverRing {
     return this.rings[QUEUES.CASE]!;
   }
@@ -163,6 +170,17 @@ export class Session {
     expect(got >= 0, () => `queue ${queue} did not answer opcode ${op} within ${answerMs} ms`);
     expect(got === head, () => `queue ${queue} used head ${got}, only ${head} was available`);
     return decodeReply(Buffer.from(this.ram.read(reply, ring.usedBytes)), ring.usedBytes, unique);
+  }
+
+  /** A request without a reply, on the case's queue. */
+  tell(op: number, nodeid: bigint, args: Buffer): void {
+    this.resetArena();
+    const bytes = requestBytes(op, this.unique(), nodeid, args);
+    const at = this.take(bytes.length, 8);
+    this.ram.write(at, bytes);
+    this.submit([this.chain([{ gpa: at, bytes: bytes.length, writable: false }], [0], false)]);
+    const { used } = this.collect(1);
+    expect(used.length === 1 && used[0]!.bytes === 0, () => `opcode ${op} was not taken`);
   }
 
   /** Asks for an interrupt once and looks again only when it came: the next used entry, or -1. */
