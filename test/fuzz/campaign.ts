@@ -8,7 +8,7 @@ import { FLIGHT_NAMES, FLIGHTS, open, SPENT, walk } from './flight-cases.ts';
 import { FLIP_TARGETS, Flipper, flipCase, nameFlipCase, opcodeFlipCase } from './flips.ts';
 import { MESSAGE_NAMES, messageCase, unknownMessageCase } from './message-cases.ts';
 import { compareWithModel } from './model.ts';
-import type { Caller } from './model-guest.ts';
+import { args, type Caller } from './model-guest.ts';
 import { ENDS_SESSION, OP_NAMES, opcodeCase, Seen, unknownOpcodeCase } from './opcode-cases.ts';
 import { ORDER_NAMES, ORDERS } from './order-cases.ts';
 import { PARSER_NAMES, PARSERS } from './parser-cases.ts';
@@ -41,7 +41,7 @@ const NAME_FLIPS = 'names';
 const OPCODE_FLIPS = 'opcodes';
 const O_RDWR = 2;
 const MODEL = 'of a share';
-const MODEL_RUNS = 3;
+const MODEL_RUNS = 1;
 
 /** One turn: opcodes get half of the cases. Every list is walked in order, so that none of it is left out. */
 const TURN = 'OOCMOPRCMOFOOMPOFMODFOXMPOOX';
@@ -141,6 +141,9 @@ export class Campaign {
   private async warmUp(): Promise<void> {
     for (const flight of ['cold reads', 'bad digest']) await FLIGHTS[flight]!(this.open(), this.rig, new Random(1));
     this.model(new Random(1));
+    const session = this.open();
+    const node = walk(session, `/share/${FLIPPED_FILE}`);
+    session.call(QUEUES.PROBE, OPS.FSYNC.op, node, args(open(session, node), 0, 0), 0);
     this.closeSession();
     await this.rig.takeBaseline();
   }

@@ -233,6 +233,12 @@ function setattr(
   guest.checkAttr(got.subarray(16), node, 'SETATTR');
 }
 
+function syncStep(which: number, dataOnly: boolean): Step {
+  return onFile(which, (guest, { nodeid, fh }) => {
+    agree('FSYNC', 0, guest.call('FSYNC', nodeid, args(fh, dataOnly ? 1 : 0, 0), 0));
+  });
+}
+
 function releaseStep(which: number): Step {
   return onFile(which, (guest, open) => {
     guest.files.splice(guest.files.indexOf(open), 1);
@@ -311,6 +317,7 @@ const COMMANDS: readonly fc.Arbitrary<Call>[] = [
   call('copy', copyStep, which, which, offset, bytes),
   call('resize', resizeStep, which, bytes, fc.boolean()),
   call('chmod', chmodStep, anyPath, fc.constantFrom(0o600, 0o644, 0o755, 0o4711, 0o1777)),
+  call('sync', syncStep, which, fc.boolean()),
   call('release', releaseStep, which),
   call('setxattr', setxattrStep, anyPath, name, fc.string({ maxLength: 40 }).filter(isAscii), oneOf(XATTR)),
   call('xattrs', xattrsStep, anyPath, name, fc.boolean()),

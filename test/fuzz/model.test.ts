@@ -9,7 +9,7 @@ import { Nydusd } from '../daemon/nydusd.ts';
 import { compareWithModel } from './model.ts';
 import type { Caller } from './model-guest.ts';
 
-const RUNS = 1500;
+const RUNS = 1000;
 /** What the daemon opens once and keeps is open after these. */
 const WARM_UP_RUNS = 50;
 /** Other tests share the machine. */

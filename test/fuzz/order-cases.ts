@@ -14,7 +14,7 @@ import { requestBytes, type Session } from './session.ts';
 const GETATTR = 3;
 const GETATTR_BYTES = 56;
 const REPLY_BYTES = 120;
-const ROUNDS = 1500;
+const ROUNDS = 800;
 /** A step of the driver's pause, in loads; the steps are smaller than the moment that is looked for. */
 const PAUSE_STEP = 3;
 const PAUSE_START = 300;
