@@ -1,7 +1,7 @@
 /** Starts the built daemon as Kata does (kata-contract 1.2–1.5), steers it over its API, and checks how it ends. */
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -77,6 +77,28 @@ export class Daemon {
   /** The end of what it wrote to stdout and stderr. */
   get log(): string {
     return this.#tail.text;
+  }
+
+  get pid(): number {
+    return this.#child.pid!;
+  }
+
+  /** Where its descriptors lead. */
+  descriptors(): string[] {
+    const folder = `/proc/${this.pid}/fd`;
+    return readdirSync(folder).flatMap((fd) => {
+      try {
+        return [readlinkSync(join(folder, fd))];
+      } catch {
+        return []; // closed meanwhile
+      }
+    });
+  }
+
+  /** What is mounted where, as its API tells it. */
+  async mounts(): Promise<Record<string, unknown>> {
+    const { body } = await this.request('GET', '/api/v1/daemon');
+    return (JSON.parse(body) as { backend_collection: Record<string, unknown> }).backend_collection;
   }
 
   async request(method: string, path: string, body?: object): Promise<ApiAnswer> {

@@ -113,7 +113,7 @@ const CASES: readonly GuestCase[] = [
   inRoot('space', 'df . | grep -q overlay; sync'),
 ];
 
-guestTest('a container root works on image and shared directory', GUEST_KINDS, async (kind) => {
+guestTest('A12: a container root works on image and shared directory', GUEST_KINDS, async (kind) => {
   const share = join(scratch, `share-${kind}`);
   const image = makeImage(join(scratch, kind));
   const snapshot = join(scratch, `snapshot-${kind}`);
