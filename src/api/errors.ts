@@ -68,6 +68,8 @@ export function toHttp(wrapper: Wrapper, error: unknown): { status: number; mess
       return { status: 501, message: inner('Unsupported') };
     case 'WRONG_STATE':
       return { status: 400, message: `${wrapper}(DaemonAbnormal(UnexpectedEvent(${quoted(String(facts['event']))})))` };
+    case 'NO_SUPERVISOR':
+      return { status: 500, message: `${wrapper}(DaemonAbnormal(UpgradeManager(MissingSupervisorPath)))` };
     case 'NO_COUNTER':
       return { status: 404, message: `${wrapper}(Metrics(Stats(NoCounter)))` };
     case 'LOG_LEVEL':

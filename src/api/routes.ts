@@ -10,7 +10,7 @@ import { badRequest, missingQuery, type Wrapper } from './errors.ts';
 /** What routes act on. */
 export interface Routed {
   daemon: Daemon;
-  /** Ends the process as SIGTERM does. */
+  /** Ends the process as SIGTERM does, but leaves a mount to the successor there may be. */
   exit(): void;
   /** No tolerance for umounts of what is not mounted. */
   strictUmount: boolean;
@@ -98,9 +98,10 @@ const umount = send('Mount', async ({ daemon, strictUmount }, ask) => {
   return DONE;
 });
 
-const wrongWhileRunning = (wrapper: Wrapper, event: string): Route =>
-  send(wrapper, ({ daemon }) => {
-    throw daemonError('WRONG_STATE', { event, state: daemon.state });
+const step = (wrapper: Wrapper, run: (daemon: Daemon) => Promise<void>): Route =>
+  send(wrapper, async ({ daemon }) => {
+    await run(daemon);
+    return DONE;
   });
 
 type MetricsModule = typeof import('../daemon/metrics.ts');
@@ -148,10 +149,10 @@ export const ROUTES: Readonly<Record<string, Methods>> = {
   '/api/v1/daemon/backend': {
     GET: get('FsBackendInfo', ({ daemon }, ask) => ok(daemon.superblockOf(mountpointOf(ask)))),
   },
-  '/api/v1/daemon/start': { PUT: wrongWhileRunning('Configure', 'Start') },
+  '/api/v1/daemon/start': { PUT: step('Configure', (daemon) => daemon.start()) },
   '/api/v1/daemon/exit': { PUT: send('Configure', ({ exit }) => ({ ...DONE, afterwards: exit })) },
-  '/api/v1/daemon/fuse/sendfd': { PUT: unsupported('Upgrade', false, 'sendfd') },
-  '/api/v1/daemon/fuse/takeover': { PUT: wrongWhileRunning('Upgrade', 'Takeover') },
+  '/api/v1/daemon/fuse/sendfd': { PUT: step('Upgrade', (daemon) => daemon.sendFd()) },
+  '/api/v1/daemon/fuse/takeover': { PUT: step('Upgrade', (daemon) => daemon.takeOver()) },
   '/api/v1/mount': { POST: mount, PUT: remount, DELETE: umount },
   '/api/v1/metrics': { GET: metrics('GlobalMetrics', (m) => m.fsMetrics) },
   '/api/v1/metrics/files': { GET: metrics('FsFilesMetrics', (m) => m.filesMetrics) },

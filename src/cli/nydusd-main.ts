@@ -3,9 +3,11 @@ import { readFileSync } from 'node:fs';
 import { explain } from '../common/app-error.ts';
 import { versionText } from '../daemon/build-info.ts';
 import { Daemon } from '../daemon/daemon.ts';
+import { detachDead, predecessorDied } from '../daemon/failover/predecessor.ts';
 import { applyFileLimit } from '../daemon/file-limit.ts';
 import { Life } from '../daemon/life.ts';
 import { LogWriter } from '../daemon/log-writer.ts';
+import { mountPath } from '../daemon/mount-path.ts';
 import { notifyManager } from '../daemon/service-manager.ts';
 import { bindVmmSocket, clearSocketPath } from '../daemon/sockets.ts';
 import { settleHeap, trimProgramText } from '../daemon/trim.ts';
@@ -65,6 +67,7 @@ function planOrCode(argv: readonly string[]): Plan | number {
 async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
   const transport = await transportOf(plan, life);
   if (plan.apisock !== null) await clearSocketPath(plan.apisock);
+  if (transport.kind === 'fuse' && !transport.succeeds) await detachDead(transport.mountpoint, log);
   const daemon = new Daemon({
     id: plan.id,
     supervisor: plan.supervisor,
@@ -72,6 +75,11 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
     logLevel: plan.logLevel,
     workerEntry: __filename,
     log,
+    ownConfig: (path, source) => ownConfig(plan, path, source),
+    onRunning: () => {
+      notifyManager(`READY=1\nSTATUS=RUNNING as ${transport.kind}`, log);
+      log.info(`RUNNING as ${transport.kind} (pid ${process.pid}${plan.apisock === null ? ', no API' : ''})`);
+    },
     onDeviceGone: (reason) => life.end(EXIT_FAILED, `the device thread has ended (${reason}), nothing can be served`),
   });
   life.stops(daemon);
@@ -79,7 +87,10 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
   if (plan.apisock !== null) {
     // Imported here, so that the worker boots while this thread loads Node's HTTP server.
     const { ApiServer } = await import('../api/server.ts');
-    const exit = () => life.end(EXIT_OK, 'asked by the API');
+    const exit = () => {
+      daemon.leave();
+      life.end(EXIT_OK, 'asked by the API');
+    };
     const api = new ApiServer({ daemon, exit, strictUmount: plan.strictUmount }, log);
     life.stops(api);
     await api.listen(plan.apisock);
@@ -88,17 +99,26 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
   // A listening socket is enough to be RUNNING: a VMM that connects at once waits in its backlog, a mount in the port.
   if (transport.kind === 'fuse' || plan.initial !== null) await daemon.ready;
   else daemon.ready.catch((error) => life.end(EXIT_FAILED, explain(error)));
-  if (plan.initial !== null) await mountInitial(daemon, plan.initial);
-  daemon.run();
-  notifyManager(`READY=1\nSTATUS=RUNNING as ${transport.kind}`, log);
-  log.info(`RUNNING as ${transport.kind} (pid ${process.pid}${plan.apisock === null ? ', no API' : ''})`);
+  if (transport.kind === 'fuse' && transport.succeeds) {
+    log.info(`INIT: waiting to take over ${transport.mountpoint} (pid ${process.pid})`);
+  } else {
+    if (plan.initial !== null) await mountInitial(daemon, plan.initial);
+    daemon.run();
+  }
   await daemon.ready.catch(() => {});
   afterStart(plan, log);
 }
 
-/** Makes or takes over the socket of the VMM. koffi is loaded for it, and stays for the process's `_exit`. */
-async function transportOf({ mode }: Plan, life: Life): Promise<TransportSpec> {
-  if (mode.kind === 'fuse') return mode;
+/**
+ * Makes or takes over the socket of the VMM, or finds out whether a file system is taken over. koffi is loaded for it,
+ * and stays for the process's `_exit`.
+ */
+async function transportOf({ mode, upgrade, supervisor, apisock }: Plan, life: Life): Promise<TransportSpec> {
+  if (mode.kind === 'fuse') {
+    const isSupervised = supervisor !== null && apisock !== null;
+    const succeeds = upgrade || (isSupervised && (await predecessorDied(mode.mountpoint, apisock)));
+    return { ...mode, succeeds, failover: supervisor === null ? null : mode.failover };
+  }
   const { sock, tag, requestQueues } = mode;
   if (mode.fd !== null) {
     const listening = isListening(mode.fd);
@@ -125,6 +145,16 @@ async function mountInitial(daemon: Daemon, initial: NonNullable<Plan['initial']
   }
   const config = initial.configText ?? readConfigFile(initial.configFile!);
   return daemon.mounts.mount(initial.at, { source: initial.source, fsType: 'rafs', config, prefetchFiles: null });
+}
+
+/** The configuration file may have been renewed since the predecessor read it. */
+function ownConfig({ initial }: Plan, path: string, source: string): string | null {
+  if (initial?.kind !== 'rafs' || initial.source !== source || mountPath(initial.at) !== path) return null;
+  try {
+    return initial.configText ?? readConfigFile(initial.configFile!);
+  } catch {
+    return null; // the saved one is as good as it was
+  }
 }
 
 function readConfigFile(path: string): string {

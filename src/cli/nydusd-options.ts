@@ -1,5 +1,6 @@
 /** Options of `nydusd`: one table that parses, and renders the help (kata-contract 3.1 and 1.2). */
 import { LOG_LEVELS } from '../common/log.ts';
+import { FAILOVER_POLICIES } from '../fuse/resend.ts';
 import type { CommandSpec, OptionTable } from './command.ts';
 
 const FS = 'File system options';
@@ -23,8 +24,8 @@ const OPTIONS = {
     default: '1000000',
     help: 'Limit of open files, capped at the hard limit; 0 = leave it alone',
   },
-  supervisor: { value: 'PATH', help: 'Accepted; fail-over is not built yet' },
-  upgrade: { help: 'Start in INIT and take over; not built yet, refused' },
+  supervisor: { value: 'PATH', help: 'fuse: leave what a successor needs with the supervisor on this Unix socket' },
+  upgrade: { help: 'fuse: start in INIT and wait to take over from a running daemon' },
   'strict-umount': { help: 'Umount of what is not mounted below /rafs/ is an error, as elsewhere' },
   version: { short: 'V', help: 'Print version, commit and build time' },
   help: { short: 'h', help: 'Print this text' },
@@ -62,7 +63,13 @@ const OPTIONS = {
   mountpoint: { short: 'M', value: 'DIR', group: FUSE, help: 'Mount the file system on this host directory' },
   writable: { group: FUSE, help: 'Mount read-write' },
   'fuse-threads': { value: 'N', aliases: ['thread-num'], group: FUSE, help: 'Accepted: one device thread serves all' },
-  'failover-policy': { value: 'POLICY', group: FUSE, help: 'Accepted; fail-over is not built yet' },
+  'failover-policy': {
+    value: 'POLICY',
+    choices: FAILOVER_POLICIES,
+    default: 'resend',
+    group: FUSE,
+    help: 'What becomes of requests that a dead daemon left unanswered: served again, failed, or left alone',
+  },
 } as const satisfies OptionTable;
 
 export type NydusdOptions = typeof OPTIONS;

@@ -35,8 +35,10 @@ describe('modes', () => {
   });
   test('fuse by subcommand and by --mountpoint; read-only unless --writable', () => {
     const argv = 'fuse --thread-num 4 --mountpoint /m --failover-policy resend --log-rotation-size 100';
-    assert.deepEqual(plan(argv).mode, { kind: 'fuse', mountpoint: '/m', readOnly: true });
-    assert.deepEqual(plan('--mountpoint /m --writable').mode, { kind: 'fuse', mountpoint: '/m', readOnly: false });
+    const fuse = { kind: 'fuse', mountpoint: '/m', readOnly: true, failover: 'resend' };
+    assert.deepEqual(plan(argv).mode, fuse);
+    assert.deepEqual(plan('--mountpoint /m --writable').mode, { ...fuse, readOnly: false });
+    assert.deepEqual(plan('fuse --mountpoint /m --failover-policy flush').mode, { ...fuse, failover: 'flush' });
   });
   const refused: [string, RegExp][] = [
     ['', /one of --sock <PATH> and --mountpoint <DIR> is needed/],
@@ -50,7 +52,8 @@ describe('modes', () => {
         /^AppError: NOT_SERVED: \w+ is not served by this daemon; use virtiofs or fuse/,
       ],
     ),
-    ['virtiofs --sock /s --upgrade', /live upgrade is not built/],
+    ['--upgrade fuse --mountpoint /m', /--upgrade needs --apisock/],
+    ['fuse --mountpoint /m --failover-policy retry', /retry/],
     ['--sock /s --shared-dir /d --bootstrap /b', /--shared-dir and --bootstrap exclude each other/],
     ['--sock /s --bootstrap /b', /--bootstrap needs --config <FILE> or --localfs-dir/],
     ['--sock /s --config /c --localfs-dir /d', /exclude each other/],

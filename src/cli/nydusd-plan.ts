@@ -2,6 +2,7 @@
 import { basename, extname, resolve } from 'node:path';
 import type { LogLevel } from '../common/log.ts';
 import { localfsConfig } from '../daemon/localfs-config.ts';
+import type { FailoverPolicy } from '../fuse/resend.ts';
 import { tagFault } from '../virtiofs/config.ts';
 import type { OptionValues, Parsed } from './command.ts';
 import { usageError } from './fail.ts';
@@ -23,10 +24,12 @@ export type InitialMount =
 export interface Plan {
   mode:
     | { kind: 'virtiofs'; sock: string | null; fd: number | null; tag: string | null; requestQueues: number }
-    | { kind: 'fuse'; mountpoint: string; readOnly: boolean };
+    | { kind: 'fuse'; mountpoint: string; readOnly: boolean; failover: FailoverPolicy };
   apisock: string | null;
   id: string | null;
   supervisor: string | null;
+  /** A predecessor lives: wait for takeover. */
+  upgrade: boolean;
   logLevel: LogLevel;
   logFile: string | null;
   /** null: not asked for, so that falling short of the default is not worth a warning. */
@@ -47,9 +50,13 @@ export function planFrom(parsed: Parsed<NydusdOptions>): Plan {
   if (subcommand !== null && NOT_SERVED.includes(subcommand)) {
     throw usageError('NOT_SERVED', { mode: subcommand, instead: 'virtiofs or fuse' });
   }
-  if (values.upgrade) throw wrong('--upgrade: live upgrade is not built yet');
+  const mode = modeOf(parsed);
+  const upgrade = values.upgrade === true && mode.kind === 'fuse';
+  if (upgrade && values.apisock === undefined)
+    throw wrong('--upgrade needs --apisock <PATH>: takeover is asked for there');
   return {
-    mode: modeOf(parsed),
+    mode,
+    upgrade,
     apisock: values.apisock ?? null,
     id: values.id ?? null,
     supervisor: values.supervisor ?? null,
@@ -58,7 +65,7 @@ export function planFrom(parsed: Parsed<NydusdOptions>): Plan {
     nofile: { limit: Number(values['rlimit-nofile'] ?? NOFILE_DEFAULT), asked: values['rlimit-nofile'] !== undefined },
     initial: initialMount(values),
     strictUmount: values['strict-umount'] ?? false,
-    warnings: warningsOf(parsed),
+    warnings: warningsOf(parsed, mode.kind),
   };
 }
 
@@ -67,7 +74,12 @@ function modeOf({ subcommand, values }: Parsed<NydusdOptions>): Plan['mode'] {
     subcommand === 'fuse' || (subcommand === null && values.sock === undefined && values.mountpoint !== undefined);
   if (wantsFuse) {
     if (values.mountpoint === undefined) throw wrong('fuse needs --mountpoint <DIR>');
-    return { kind: 'fuse', mountpoint: resolve(values.mountpoint), readOnly: values.writable === undefined };
+    return {
+      kind: 'fuse',
+      mountpoint: resolve(values.mountpoint),
+      readOnly: values.writable === undefined,
+      failover: (values['failover-policy'] ?? 'resend') as FailoverPolicy,
+    };
   }
   if (values.sock === undefined && values.fd === undefined) {
     throw wrong(
@@ -103,12 +115,17 @@ function initialMount(values: Values): InitialMount | null {
   return { kind: 'rafs', at, source: resolve(bootstrap), configFile: config ?? null, configText };
 }
 
-function warningsOf({ ignored, unknown, values }: Parsed<NydusdOptions>): string[] {
+function warningsOf({ ignored, unknown, values }: Parsed<NydusdOptions>, mode: Plan['mode']['kind']): string[] {
   const warnings: string[] = [];
   if (ignored.length > 0) warnings.push(`options of virtiofsd ignored: ${ignored.join(' ')}`);
   if (unknown.length > 0) warnings.push(`unknown options skipped: ${unknown.join(' ')}`);
-  if (values.supervisor !== undefined)
-    warnings.push('--supervisor: fail-over is not built yet, the daemon will not be restored');
+  if (mode === 'virtiofs') {
+    for (const name of ['supervisor', 'upgrade', 'failover-policy'] as const) {
+      if (values[name] !== undefined) warnings.push(`--${name} is for fuse mode, a virtiofs daemon is not handed over`);
+    }
+  } else if (values.supervisor !== undefined && values['shared-dir'] !== undefined) {
+    warnings.push('--supervisor with --shared-dir: only images can be handed over, sendfd will be refused');
+  }
   if (values['prefetch-files'] !== undefined)
     warnings.push('--prefetch-files: prefetching is not built yet, files load on demand');
   return warnings;

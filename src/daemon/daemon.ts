@@ -2,6 +2,7 @@
  * One daemon: its state, its device thread, its mounts. What the API and the command line steer.
  *
  *   INIT ──device thread ready, initial mount made, API bound──▶ RUNNING ──stop──▶ STOPPED
+ *   INIT ──takeover: all a predecessor left is here──▶ READY ──start──▶ RUNNING     (failover/)
  */
 import type { LogLevel } from '../common/log.ts';
 import { LOG_LEVELS } from '../common/log.ts';
@@ -12,6 +13,7 @@ import type { TransportSpec } from '../virtiofs/control.ts';
 import { BUILD_INFO, type BuildInfo } from './build-info.ts';
 import { Device } from './device.ts';
 import { daemonError } from './errors.ts';
+import type { HandOver } from './failover/hand-over.ts';
 import { Fetcher } from './fetcher.ts';
 import { LazyImages } from './images.ts';
 import type { LogWriter } from './log-writer.ts';
@@ -29,6 +31,9 @@ export interface DaemonOptions {
   /** Script of the device thread. */
   workerEntry: string;
   log: LogWriter;
+  /** Configuration that the command line has for the image `source` at `path`; null when it has none. */
+  ownConfig: (path: string, source: string) => string | null;
+  onRunning: () => void;
   /** The device thread ended by itself: nothing can be served any more. */
   onDeviceGone: (reason: string) => void;
 }
@@ -57,6 +62,10 @@ export class Daemon {
   readonly stats = new SharedArrayBuffer(STATS_BYTES);
   state: DaemonState = 'INIT';
   private readonly device: Device;
+  /** Failover steps run one after another. */
+  private steps: Promise<unknown> = Promise.resolve();
+  /** The successor gets the mount: the end of this process does not unmount. */
+  private leavesMount = false;
 
   /** Starts the device thread at once; `ready` tells how that went. */
   constructor(private readonly options: DaemonOptions) {
@@ -91,7 +100,65 @@ export class Daemon {
   /** Both sockets are bound and the initial mount is made. */
   run(): void {
     this.state = 'RUNNING';
+    this.options.onRunning();
   }
+
+  // -- failover (kata-contract 4.6) -------------------------------------------------------------------------------------
+
+  /** `PUT fuse/sendfd`: leaves everything with the supervisor. @throws AppError UNSUPPORTED, NOT_READY, NO_SUPERVISOR, … */
+  sendFd(): Promise<void> {
+    return this.step(async () => {
+      const parts = this.handOver('sendfd');
+      if (this.state !== 'RUNNING' && this.state !== 'READY') throw daemonError('NOT_READY', { state: this.state });
+      const { save } = await import('./failover/hand-over.ts');
+      await save(parts);
+    });
+  }
+
+  /** `PUT fuse/takeover`: INIT → READY with all of it, or INIT as before. @throws AppError WRONG_STATE, NO_SUPERVISOR, … */
+  takeOver(): Promise<void> {
+    return this.step(async () => {
+      const { transport } = this.options;
+      const waits = transport.kind === 'fuse' && transport.succeeds && this.state === 'INIT';
+      if (!waits) throw daemonError('WRONG_STATE', { event: 'Takeover', state: this.state });
+      const parts = this.handOver('takeover');
+      const { restore } = await import('./failover/hand-over.ts');
+      await this.ready;
+      await restore(parts);
+      this.state = 'READY';
+    });
+  }
+
+  /** `PUT start`: READY → RUNNING. @throws AppError WRONG_STATE */
+  start(): Promise<void> {
+    return this.step(async () => {
+      if (this.state !== 'READY') throw daemonError('WRONG_STATE', { event: 'Start', state: this.state });
+      await this.device.takeOver();
+      for (const { image } of this.mounts.list()) if (image !== null) this.images.mounted(image);
+      this.run();
+    });
+  }
+
+  /** `PUT exit`: with a supervisor somebody else goes on with the mount, without one nobody can. */
+  leave(): void {
+    this.leavesMount = this.options.supervisor !== null;
+  }
+
+  private step(work: () => Promise<void>): Promise<void> {
+    const step = this.steps.then(work);
+    this.steps = step.catch(() => {});
+    return step;
+  }
+
+  private handOver(event: string): HandOver {
+    const { transport, supervisor, log, ownConfig } = this.options;
+    if (transport.kind !== 'fuse') throw daemonError('UNSUPPORTED', { what: event });
+    if (supervisor === null) throw daemonError('NO_SUPERVISOR', { event });
+    const { mountpoint } = transport;
+    return { supervisor, mountpoint, device: this.device, mounts: this.mounts, images: this.images, log, ownConfig };
+  }
+
+  // -- what clients ask -------------------------------------------------------------------------------------------------
 
   info(withBackends: boolean): DaemonInfo {
     const backends: Record<string, BackendInfo> = {};
@@ -154,14 +221,16 @@ export class Daemon {
 
   /** Stops the device thread: resolves when it has closed its sockets and left the kernel mount. */
   async stop(): Promise<void> {
+    const { transport } = this.options;
+    if (transport.kind === 'fuse' && transport.succeeds && this.state !== 'RUNNING') this.leavesMount = true; // not ours yet
     this.state = 'STOPPED';
-    await this.device.stop();
+    await this.device.stop(this.leavesMount);
   }
 
   /** The device thread hangs in a system call: a mount it left behind would answer ENOTCONN to everybody for ever. */
   abandon(): void {
     const { transport } = this.options;
-    if (transport.kind !== 'fuse') return;
+    if (transport.kind !== 'fuse' || this.leavesMount) return;
     const done = umount(transport.mountpoint, MNT_DETACH);
     if (done < 0) this.log.warn(`cannot unmount ${transport.mountpoint}: ${errnoText(done)}`);
   }

@@ -9,7 +9,7 @@ import { explain } from '../common/app-error.ts';
 import type { LogLevel } from '../common/log.ts';
 import { errnoText } from '../sys/errno.ts';
 import { eventfd, notify } from '../sys/wait.ts';
-import type { DeviceThreadData, FromDevice, MemberSpec, ToDevice } from '../virtiofs/control.ts';
+import type { DeviceThreadData, FromDevice, MemberSpec, SavedDevice, ToDevice } from '../virtiofs/control.ts';
 import { daemonError } from './errors.ts';
 
 /** A mount that the device thread has not answered by then never will be: it is stuck, and the client has 30 s. */
@@ -35,7 +35,12 @@ export interface DeviceAnswer {
   member: number;
   /** Blobs that the device thread will not touch again; more may follow as `released` when open files are closed. */
   blobs: number[];
+  /** Of `save`. */
+  saved?: SavedAnswer | undefined;
 }
+
+/** What a successor needs. The descriptor stays the device thread's. */
+type SavedAnswer = NonNullable<Extract<FromDevice, { type: 'answer' }>['saved']>;
 
 interface Waiter {
   resolve(answer: DeviceAnswer): void;
@@ -99,10 +104,27 @@ export class Device {
     return this.ask((id) => ({ type: 'ping', id }));
   }
 
-  /** Tells the thread to unmount, close its sockets and leave its loop. */
-  stop(): Promise<DeviceAnswer> {
+  /** What a successor needs to go on with this device. @throws AppError DEVICE when something mounted cannot travel */
+  async save(): Promise<SavedAnswer> {
+    const { saved } = await this.ask((id) => ({ type: 'save', id }));
+    if (saved === undefined) throw daemonError('DEVICE_GONE', { reason: 'it saved nothing' });
+    return saved;
+  }
+
+  /** Goes on with what a predecessor saved; owns `fd` and the bootstraps afterwards. @throws AppError DEVICE */
+  restore(fd: number, saved: SavedDevice, files: (SharedArrayBuffer | null)[]): Promise<DeviceAnswer> {
+    return this.ask((id) => ({ type: 'restore', id, fd, saved, files }));
+  }
+
+  /** Serves what was restored. */
+  takeOver(): Promise<DeviceAnswer> {
+    return this.ask((id) => ({ type: 'take-over', id }));
+  }
+
+  /** Tells the thread to unmount (or leave the mount to a successor), close its sockets and leave its loop. */
+  stop(leaveMount: boolean): Promise<DeviceAnswer> {
     this.stopping = true;
-    return this.ask((id) => ({ type: 'stop', id }));
+    return this.ask((id) => ({ type: 'stop', id, leaveMount }));
   }
 
   /** Posts and wakes. */
@@ -152,7 +174,8 @@ export class Device {
     if (waiter === undefined) return;
     this.waiters.delete(message.id);
     clearTimeout(waiter.timer);
-    if (message.error === null) waiter.resolve({ blobs: message.blobs ?? [], member: message.member ?? 0 });
+    const { blobs = [], member = 0, saved } = message;
+    if (message.error === null) waiter.resolve({ blobs, member, saved });
     else waiter.reject(daemonError('DEVICE', { errno: message.error.errno, text: message.error.message }));
   }
 

@@ -23,6 +23,9 @@ interface Facts {
   NO_COUNTER: { id: string };
   LOG_LEVEL: { level: string };
   CONFIG_KEY: { key: string };
+  NO_SUPERVISOR: { event: string };
+  SUPERVISOR: { path: string; step: string; reason: string };
+  STATE: { reason: string };
 }
 
 /** Errors of the daemon: life cycle, sockets, mounts. `src/api` maps the codes to HTTP. */
@@ -61,4 +64,7 @@ export const daemonError = defineErrors<Facts>({
   NO_COUNTER: { retryable: false, say: ({ id }) => `no metrics for ${JSON.stringify(id)}` },
   LOG_LEVEL: { retryable: false, say: ({ level }) => `unknown log level ${JSON.stringify(level)}` },
   CONFIG_KEY: { retryable: false, say: ({ key }) => `unknown configuration key ${JSON.stringify(key)}` },
+  NO_SUPERVISOR: { retryable: false, say: ({ event }) => `${event} needs a daemon started with --supervisor <PATH>` },
+  SUPERVISOR: { retryable: true, say: ({ path, step, reason }) => `supervisor ${path}: ${step}: ${reason}` },
+  STATE: { retryable: false, say: ({ reason }) => `the saved state cannot be used: ${reason}` },
 });

@@ -3,7 +3,7 @@
  * below is imported at the first RAFS mount: a daemon that serves only host directories, or has just been started,
  * never loads storage, codecs or HTTP clients.
  */
-import { closeSync } from 'node:fs';
+import { closeSync, fstatSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { explain } from '../common/app-error.ts';
@@ -20,6 +20,9 @@ import type { Images, OpenedImage } from './mounts.ts';
 import { type Cached, prefetchMetrics } from './prefetch-metrics.ts';
 import { trimProgramText } from './trim.ts';
 
+/** Keys and values of `PUT /api/v1/config`. */
+export type Settings = Record<string, unknown>;
+
 /** What belongs to one open image beside what its mount shows. */
 interface Parts {
   path: string;
@@ -30,6 +33,8 @@ interface Parts {
   prefetch: Prefetch | null;
   /** Nothing starts for it any more. */
   isEnding: boolean;
+  /** As the API changed it since: `change`. */
+  changed: Settings;
 }
 
 /** The first mount has been answered by then. */
@@ -71,6 +76,7 @@ export class LazyImages implements Images {
     const { geometry } = bootstrap;
     const image: OpenedImage = {
       member: { kind: 'rafs', bootstrapFd: bootstrap.fd, bootstrapPath, blobs, validate: config.validate },
+      identity: identityOf(bootstrap.fd),
       shownConfig: shownConfig(config),
       configId: config.id,
       accounting: wantsFiles(config)
@@ -99,7 +105,7 @@ export class LazyImages implements Images {
     };
     const handles = new Set(blobs.map(({ handle }) => handle));
     if (handles.size === 0) bootstrap.close();
-    else this.parts.set(image, { path, bootstrap, config, handles, prefetch: null, isEnding: false });
+    else this.parts.set(image, { path, bootstrap, config, handles, prefetch: null, isEnding: false, changed: {} });
     for (const handle of handles) this.ownerOf.set(handle, image);
     return image;
   }
@@ -159,12 +165,15 @@ export class LazyImages implements Images {
   }
 
   /** `PUT /api/v1/config`: changes the images that `id` names (all without one); counts from their next request. */
-  async change(id: string | null, settings: Record<string, unknown>): Promise<void> {
+  async change(id: string | null, settings: Settings): Promise<void> {
     const { applyChange, isSetting, parseChange } = await import('../storage/config-change.ts');
     const unknown = Object.keys(settings).find((key) => !isSetting(key));
     if (unknown !== undefined) throw daemonError('CONFIG_KEY', { key: unknown.slice(0, 60) });
     const change = parseChange(settings);
     for (const { backend } of this.backendsOf(id)) applyChange(backend, change);
+    for (const parts of this.parts.values()) {
+      if (id === null || names(id, parts.path, parts.config)) Object.assign(parts.changed, settings);
+    }
   }
 
   /** Backend configurations in use by the images that `id` names (all without one). */
@@ -176,6 +185,11 @@ export class LazyImages implements Images {
         const backend = handle === undefined ? undefined : this.store?.backendConfig(handle);
         return backend === undefined ? [] : [{ path, backend }];
       });
+  }
+
+  /** What the API changed of the image's configuration, credentials in the clear: for a successor only. */
+  changedOf(image: OpenedImage): Settings {
+    return this.parts.get(image)?.changed ?? {};
   }
 
   /** Counters of everything fetched; null before the first image. */
@@ -238,6 +252,11 @@ const wantsFiles = (config: StorageConfig): boolean =>
 async function demandDirectory(path: string): Promise<void> {
   const found = await stat(path).catch(() => null);
   if (found !== null && !found.isDirectory()) throw daemonError('WORK_DIR', { path });
+}
+
+function identityOf(fd: number): string {
+  const { dev, ino, size, mtimeNs } = fstatSync(fd, { bigint: true });
+  return [dev, ino, size, mtimeNs].join(':');
 }
 
 /** Mount point or `device.id`, with or without a leading slash (kata-contract 4.5 and 8, entry 12). */

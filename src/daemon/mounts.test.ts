@@ -65,7 +65,7 @@ class FakeImages implements Images {
     this.opened++;
     const member = { kind: 'rafs', bootstrapFd: -1, bootstrapPath: bootstrap, blobs: [], validate: false } as const;
     const shown = { shownConfig: { version: 2 }, configId: '/17', accounting: null, superblock: {} };
-    return { member: { ...member, blobs: [] }, ...shown };
+    return { member: { ...member, blobs: [] }, identity: '', ...shown };
   }
   abandon(): void {
     this.abandoned++;

@@ -33,6 +33,8 @@ export interface FileAccounting {
 /** A RAFS image that is open on main's side. */
 export interface OpenedImage {
   member: Extract<MemberSpec, { kind: 'rafs' }>;
+  /** Which file the bootstrap is: equal for the same bytes in the same place. */
+  identity: string;
   /** Configuration in v2 shape without secrets, for DaemonInfo. */
   shownConfig: object;
   /** `device.id` of the configuration: the name of its cache metrics. */
@@ -68,6 +70,8 @@ export interface Mount {
   path: string;
   kind: 'Rafs' | 'PassthroughFs';
   source: string;
+  /** As the client sent it: the configuration may hold credentials. */
+  request: MountRequest;
   /** UTC, in the shape upstream's nydusctl parses (kata-contract 4.4). */
   mountedTime: string;
   image: OpenedImage | null;
@@ -112,14 +116,8 @@ export class Mounts {
         throw failed(path, request.source, error);
       }
       const kind = isRafs ? 'Rafs' : 'PassthroughFs';
-      this.table.set(path, {
-        path,
-        kind,
-        source: request.source,
-        mountedTime: timestamp(new Date()),
-        image,
-        member: id,
-      });
+      const mountedTime = timestamp(new Date());
+      this.table.set(path, { path, kind, source: request.source, request, mountedTime, image, member: id });
       if (image !== null) this.images.mounted(image);
     });
   }
@@ -142,7 +140,8 @@ export class Mounts {
         this.images.abandon(image);
         throw failed(path, request.source, error);
       }
-      this.table.set(path, { ...old, source: request.source, mountedTime: timestamp(new Date()), image, member });
+      const mountedTime = timestamp(new Date());
+      this.table.set(path, { ...old, source: request.source, request, mountedTime, image, member });
       this.images.mounted(image);
     });
   }
@@ -158,6 +157,16 @@ export class Mounts {
       this.table.delete(path);
       this.images.release(answer.blobs);
     });
+  }
+
+  /** Runs `look` while no change is under way. */
+  between<T>(look: (table: readonly Mount[]) => Promise<T>): Promise<T> {
+    return this.inTurn(() => look([...this.table.values()]));
+  }
+
+  /** Enters mounts that the device thread has already. */
+  adopt(mounts: readonly Mount[]): void {
+    for (const mount of mounts) this.table.set(mount.path, mount);
   }
 
   private async open(path: string, request: MountRequest): Promise<OpenedImage> {

@@ -26,17 +26,18 @@ export async function clearSocketPath(path: string): Promise<void> {
     throw daemonError('SOCKET_BIND', { path, reason: codeOf(error) }, error);
   }
   if (!stats.isSocket()) throw daemonError('SOCKET_NOT_A_SOCKET', { path });
-  if (await probe(path)) throw daemonError('SOCKET_BUSY', { path });
+  if (await answers(path)) throw daemonError('SOCKET_BUSY', { path });
   removeSocket(path);
 }
 
-async function probe(path: string): Promise<boolean> {
+/** Whether somebody listens on the socket at `path`. */
+export async function answers(path: string): Promise<boolean> {
   const { connect } = await import('node:net');
   return new Promise((resolve) => {
     const socket = connect(path);
-    const done = (answers: boolean) => {
+    const done = (isAlive: boolean) => {
       socket.destroy();
-      resolve(answers);
+      resolve(isAlive);
     };
     socket.setTimeout(PROBE_MS, () => done(true));
     socket.once('connect', () => done(true));

@@ -17,6 +17,7 @@ import { S } from './flags.ts';
 import { DEV_FUSE_POLICY, MAX_WRITE_BYTES } from './init.ts';
 import { OPS } from './opcodes.ts';
 import { type AsyncIo, REPLY_BODY_BYTES_MAX, REQUEST_BYTES_MAX, type Request } from './request.ts';
+import { askResend, canResend, type FailoverPolicy, lossOf, RESENT_HIGH } from './resend.ts';
 import { type Port, REACH, Session, type SessionLog } from './session.ts';
 import type { Stats } from './stats.ts';
 import { STAT } from './stats-layout.ts';
@@ -35,6 +36,8 @@ const COPY_LOOP_BYTES_MAX = 1024;
 export interface DevFuseOptions {
   mountpoint: string;
   readOnly: boolean;
+  /** What a successor does with unanswered requests; null when there cannot be one. */
+  failover: FailoverPolicy | null;
 }
 
 /** A buffer for READ data with the arrays `Segments` refer to. */
@@ -55,6 +58,8 @@ export class DevFuse implements Port {
   private data = new DataBuffer();
   private readonly spare: DataBuffer[] = [];
   private readonly owned = new Map<number, DataBuffer>();
+  /** Requests of our predecessor that come again are not served. */
+  private failResent = false;
 
   constructor(
     fs: FileSystem,
@@ -81,7 +86,31 @@ export class DevFuse implements Port {
       return `cannot mount on ${mountpoint} (${errnoText(r)}); it must be an existing directory, and mounting needs root`;
     }
     this.mounted = true;
+    this.onReadable(); // mount(2) has queued INIT: with its answer it is known what a crash would cost
+    this.warnOfLoss();
     return null;
+  }
+
+  /** Takes the descriptor of a file system that is mounted already; its session is restored. Serves nothing yet. */
+  adopt(fd: number): void {
+    this.fd = fd;
+  }
+
+  /** The predecessor is gone: from here on the mount is ours, with what was left unanswered. */
+  takeOver(): void {
+    this.mounted = true;
+    this.warnOfLoss();
+    const { failover } = this.options;
+    if (failover === null || failover === 'none' || !canResend(this.session.request.negotiated)) return;
+    this.failResent = failover === 'flush';
+    const asked = askResend(this.fd);
+    if (asked < 0) this.log('warn', `the kernel refuses to send requests again: ${errnoText(asked)}`);
+  }
+
+  private warnOfLoss(): void {
+    const { failover } = this.options;
+    const loss = failover === null ? null : lossOf(failover, this.session.request.negotiated);
+    if (loss !== null) this.log('warn', loss);
   }
 
   /**
@@ -119,7 +148,8 @@ export class DevFuse implements Port {
     } else if (opcode === OPS.READ.op) {
       this.lendData(request, this.data);
     }
-    const replyBytes = this.session.handle();
+    const isLost = this.failResent && ((this.inbox.u32[IN_HEADER.UNIQUE + 1] as number) & RESENT_HIGH) !== 0;
+    const replyBytes = isLost ? this.session.refuse(-errno.EIO) : this.session.handle();
     if (replyBytes > 0) this.send(request, replyBytes); // 0: no reply is due; PARKED: it comes later
   }
 
@@ -186,6 +216,18 @@ export class DevFuse implements Port {
 
   reply(_slot: number, request: Request, bytes: number): void {
     if (bytes > 0) this.send(request, bytes);
+  }
+
+  /**
+   * Closes our descriptor and leaves the mount to whoever holds it too. Unanswered requests are the successor's where
+   * it can get them, otherwise they fail now.
+   */
+  leave(): void {
+    const { failover } = this.options;
+    const passedOn = failover !== null && failover !== 'none' && canResend(this.session.request.negotiated);
+    if (!passedOn) this.session.failParkedOf(null, -errno.EIO);
+    this.mounted = false;
+    this.stop();
   }
 
   /** Unmounts and closes. Parked requests get ENOTCONN from the kernel. */

@@ -47,10 +47,12 @@ export interface InitPolicy {
   allowIdmap: boolean;
   /** SUBMOUNTS makes automounts: on the host they would outlive our umount, so /dev/fuse goes without. */
   submounts: boolean;
+  /** HAS_RESEND: only /dev/fuse can be asked for it (resend.ts). */
+  resend: boolean;
 }
 
-export const VIRTIOFS_POLICY: InitPolicy = { allowIdmap: true, submounts: true };
-export const DEV_FUSE_POLICY: InitPolicy = { allowIdmap: false, submounts: false };
+export const VIRTIOFS_POLICY: InitPolicy = { allowIdmap: true, submounts: true, resend: false };
+export const DEV_FUSE_POLICY: InitPolicy = { allowIdmap: false, submounts: false, resend: true };
 
 export interface InitReply {
   /** 0 or -errno; the fields below count only with 0. */
@@ -87,7 +89,9 @@ export function negotiate(args: InitArgs, policy: InitPolicy): InitReply {
   reply.flags = (args.flags & WANTED) >>> 0;
   if (!policy.submounts) reply.flags = (reply.flags & ~INIT.SUBMOUNTS) >>> 0;
   if ((reply.flags & INIT.INIT_EXT) !== 0) {
-    reply.flags2 = args.flags2 & (WANTED2 | (policy.allowIdmap ? INIT2.ALLOW_IDMAP : 0));
+    const idmap = policy.allowIdmap ? INIT2.ALLOW_IDMAP : 0;
+    const resend = policy.resend ? INIT2.HAS_RESEND : 0;
+    reply.flags2 = args.flags2 & (WANTED2 | idmap | resend);
   }
   return reply;
 }

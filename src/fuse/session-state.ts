@@ -9,6 +9,7 @@ import { type AppError, defineErrors } from '../common/app-error.ts';
 import { PARKED_MAX } from './park-table.ts';
 import type { Negotiated } from './request.ts';
 import type { Session } from './session.ts';
+import { STAT } from './stats-layout.ts';
 
 const VERSION = 1;
 
@@ -46,6 +47,7 @@ export function restoreSession(session: Session, state: SessionState): number {
   if (state.version !== VERSION) throw refuse(`version ${state.version}, this one is ${VERSION}`);
   if (session.initialized || session.parked.count > 0) throw refuse('the session here has already begun');
   Object.assign(session.request.negotiated, state.negotiated);
+  session.stats.values[STAT.initDone] = 1;
   const slots: number[] = [];
   for (const { bytes, transport } of state.parked) {
     const slot = session.parked.adopt(bytes);

@@ -64,7 +64,8 @@ export class Session implements Parking, SessionOps {
   private badLogged = 0;
 
   constructor(
-    readonly fs: FileSystem,
+    /** Replaced only before INIT, by one that was saved. */
+    public fs: FileSystem,
     private readonly port: Port,
     private readonly policy: InitPolicy,
     io: AsyncIo,
@@ -96,6 +97,19 @@ export class Session implements Parking, SessionOps {
     if (request.bytes < IN_HEADER_BYTES) return this.malformed();
     request.opcode = words[IN_HEADER.OPCODE] as number;
     return this.run();
+  }
+
+  /** Answers the request in `request.memory` with `code`, unserved. As handle. */
+  refuse(code: number): number {
+    const { request } = this;
+    const words = request.memory.u32;
+    request.uniqueLow = words[IN_HEADER.UNIQUE] as number;
+    request.uniqueHigh = words[IN_HEADER.UNIQUE + 1] as number;
+    request.opcode = words[IN_HEADER.OPCODE] as number;
+    request.nodeLow = words[IN_HEADER.NODEID] as number;
+    request.nodeHigh = words[IN_HEADER.NODEID + 1] as number;
+    this.stats.count(request.opcode, request, code);
+    return this.putError(code);
   }
 
   private run(): number {
@@ -279,11 +293,11 @@ export class Session implements Parking, SessionOps {
     this.stats.values[STAT.parkedNow] = this.parked.count;
   }
 
-  /** Answers all parked requests of one member with `code`; those the kernel still works on finish by themselves. */
-  failParkedOf(memberId: number, code: number): void {
+  /** Answers all parked requests of one member (null: of all) with `code`; those the kernel still works on finish by themselves. */
+  failParkedOf(memberId: number | null, code: number): void {
     for (let slot = 0; slot < PARKED_MAX && this.parked.count > 0; slot++) {
-      if (this.parked.inUse(slot) && !this.parked.isPinned(slot) && this.parked.memberOf(slot) === memberId)
-        this.answer(slot, code);
+      if (!this.parked.inUse(slot) || this.parked.isPinned(slot)) continue;
+      if (memberId === null || this.parked.memberOf(slot) === memberId) this.answer(slot, code);
     }
   }
 

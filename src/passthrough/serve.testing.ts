@@ -24,7 +24,7 @@ const fs = new Passthrough(
   { arena: Arena.create(), tables: 'share', budget: DescriptorBudget.ofProcess() },
 );
 const log = (level: string, text: string): void => void process.stderr.write(`${level}: ${text}\n`);
-const device = new DevFuse(fs, blocking, new Stats(), log, { mountpoint, readOnly: false });
+const device = new DevFuse(fs, blocking, new Stats(), log, { mountpoint, readOnly: false, failover: null });
 const failed = device.start();
 if (failed !== null) throw new Error(failed);
 process.stdout.write('mounted\n');

@@ -269,6 +269,11 @@ export class Counter {
     return last + 1;
   }
 
+  /** Leaves out the next `count` numbers: another process may have given them out after this arena was saved. */
+  skip(count: number): void {
+    this.#header[this.#at] = Math.min(this.last + count, 0xffff_ffff);
+  }
+
   /** The number given last, 0 before the first. */
   get last(): number {
     return this.#header[this.#at];

@@ -65,9 +65,9 @@ export function listenUnix(path: string | Uint8Array, type: number, backlog: num
   return done;
 }
 
-/** Connects to `path`; blocking until the listener's queue has room. */
-export function connectUnix(path: string | Uint8Array, type: number): number {
-  const fd = result(cSocket(AF_UNIX, type | CLOEXEC, 0));
+/** Connects to `path`; blocking until the listener's queue has room, -EAGAIN then if `nonBlocking`, as the socket is. */
+export function connectUnix(path: string | Uint8Array, type: number, nonBlocking = false): number {
+  const fd = result(cSocket(AF_UNIX, type | CLOEXEC | (nonBlocking ? NONBLOCK : 0), 0));
   if (fd < 0) return fd;
   const length = putAddress(path);
   let done = length;

@@ -13,9 +13,12 @@ import { PSEUDO, ROOT_LOCAL } from './node-ids.ts';
 import { PseudoFs } from './pseudo-fs.ts';
 import { joinPath, PseudoTree, splitPath } from './pseudo-tree.ts';
 import { Refusing } from './refusing.ts';
-import { RootHandles } from './root-handles.ts';
+import { BARE, RootHandles } from './root-handles.ts';
 import type { MemberSpec } from './spec.ts';
 import { type SavedMount, STATE_VERSION, type UnionState } from './state.ts';
+
+/** No guest gives back as many lookups. */
+const LOOKUPS_UNKNOWN = 2 ** 52;
 
 /** One line of `list()`. */
 export interface MountInfo {
@@ -173,6 +176,18 @@ export class MountPoints {
     return true;
   }
 
+  /**
+   * The tables are as they were saved, and the guest went on since: up to `numbers` of each kind may be in its hands
+   * that they do not know of, so these are never given out again; and how much it holds is not known any more, so that
+   * a member retired from now on stays until it is unmounted.
+   */
+  assumeLater(numbers: number): void {
+    this.mounts.skipIds(numbers);
+    this.tree.skipIds(numbers);
+    this.rootHandles.skipNumbers(numbers);
+    for (const mounted of this.mounts.values()) mounted.addLookups(LOOKUPS_UNKNOWN);
+  }
+
   /** Frees what the tables have of members nobody adopted. */
   dropOrphans(): void {
     this.mounts.freeOrphans();
@@ -223,6 +238,12 @@ export class MountPoints {
    */
   protected findByHandle(request: Request, args: { fhLow: number; fhHigh: number }): Mounted {
     if (request.nodeLow !== ROOT_LOCAL || !this.#onRoot(request.nodeHigh)) return this.find(request);
+    if (args.fhLow === BARE) {
+      request.nodeHigh = args.fhHigh;
+      request.memory.u32[IN_HEADER.NODEID + 1] = request.nodeHigh;
+      args.fhLow = args.fhHigh = 0;
+      return this.find(request);
+    }
     const slot = this.rootHandles.find(args.fhLow, args.fhHigh);
     if (slot < 0) return args.fhLow === 0 && args.fhHigh === 0 ? this.#pseudoRoute : this.#staleRoute;
     request.nodeHigh = this.rootHandles.member(slot);

@@ -128,6 +128,11 @@ export class Mounts {
     return this.#ids.next();
   }
 
+  /** Leaves out the next `count` ids, see `Counter.skip`. */
+  skipIds(count: number): void {
+    this.#ids.skip(count);
+  }
+
   get(id: number): Mounted | undefined {
     return this.#byId.get(id);
   }

@@ -71,6 +71,11 @@ export class PseudoTree {
     }
   }
 
+  /** Leaves out the next `count` ids, see `Counter.skip`. */
+  skipIds(count: number): void {
+    this.#ids.skip(count);
+  }
+
   /** Slots of directories with a member on them. Cold path. */
   mountPoints(): number[] {
     const slots: number[] = [];

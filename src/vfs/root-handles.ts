@@ -2,7 +2,11 @@
  * Directory handles the guest opened on nodeid 1 while a member was mounted on "/".
  *
  * All other nodes name their member; nodeid 1 does not, and what is on "/" may be another member by the time the
- * handle is used. So the guest gets a handle of the union, {slot, number}, that remembers whose it is.
+ * handle is used. So the guest gets a handle of the union that remembers whose it is:
+ *
+ *     {slot, number}        a record of the arena with member and handle
+ *     {BARE, member id}     for members whose directories have no handles ({0, 0}: images). There is no record, so
+ *                           nothing is lost when the process dies after the tables were last saved.
  */
 import { type Arena, Counter } from '../sys/arena.ts';
 import { Table } from '../sys/table.ts';
@@ -11,6 +15,8 @@ const W = { NUMBER: 0, MEMBER: 1, LOW: 2, HIGH: 3 } as const;
 const RECORD_WORDS = 4;
 /** Open handles on one directory; a guest's own limit of open files is far below for any sane use of it. */
 const ROOT_HANDLES_MAX = 65_536;
+/** Lower word of a handle without a record; no slot has this number. */
+export const BARE = 0xffff_ffff;
 
 export class RootHandles {
   readonly #table: Table;
@@ -20,6 +26,11 @@ export class RootHandles {
     this.#table = new Table(arena, 'vfs.root-handles', RECORD_WORDS, ROOT_HANDLES_MAX);
     this.#table.recover();
     this.#numbers = new Counter(arena, 'vfs.root-handles.numbers');
+  }
+
+  /** Leaves out the next `count` numbers, see `Counter.skip`. */
+  skipNumbers(count: number): void {
+    this.#numbers.skip(count);
   }
 
   /** Slot for one more handle, or -1. */

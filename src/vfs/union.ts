@@ -20,6 +20,7 @@ import { last, rewrite } from './dirents.ts';
 import { MountPoints } from './mount-points.ts';
 import type { Mounted } from './mounts.ts';
 import { PSEUDO, ROOT_LOCAL } from './node-ids.ts';
+import { BARE } from './root-handles.ts';
 
 const BODY = Request.BODY_WORD;
 const FH = BODY + OPEN_OUT.FH;
@@ -169,7 +170,12 @@ export class Union extends MountPoints implements FileSystem {
     mounted.addHandles(1);
     const words = request.reply.u32;
     words[BODY + OPEN_OUT.OPEN_FLAGS] &= ~(FOPEN.CACHE_DIR | FOPEN.KEEP_CACHE);
-    if (mounted.path === '/') {
+    if (mounted.path !== '/') return n;
+    if (words[FH] === 0 && words[FH + 1] === 0) {
+      this.rootHandles.free(ours);
+      words[FH] = BARE;
+      words[FH + 1] = mounted.id;
+    } else {
       this.rootHandles.set(ours, mounted.id, words[FH], words[FH + 1]);
       words[FH] = ours;
       words[FH + 1] = this.rootHandles.number(ours);

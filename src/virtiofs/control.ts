@@ -5,8 +5,11 @@
  * is woken by the port itself. Counters never travel here: they live in a SharedArrayBuffer (`stats.ts`).
  */
 import type { LogLevel } from '../common/log.ts';
+import type { FailoverPolicy } from '../fuse/resend.ts';
+import type { SessionState } from '../fuse/session-state.ts';
 import type { WantedChunk } from '../storage/types.ts';
 import type { MemberSpec } from '../vfs/spec.ts';
+import type { UnionState } from '../vfs/state.ts';
 
 export type { CachePolicy } from '../passthrough/index.ts';
 export type { MemberSpec, PassthroughSpec, RafsSpec } from '../vfs/spec.ts';
@@ -31,7 +34,20 @@ export type TransportSpec =
       /** Directory to mount on, absolute. */
       mountpoint: string;
       readOnly: boolean;
+      /** It is mounted already: nothing is served before `restore` and `take-over`. */
+      succeeds: boolean;
+      /** What a successor does with unanswered requests; null without a supervisor to keep anything for one. */
+      failover: FailoverPolicy | null;
     };
+
+/** What a successor's device thread goes on with; plain data, and JSON but for the bytes. */
+export interface SavedDevice {
+  session: SessionState;
+  /** Members without their specs: descriptors do not travel. */
+  union: UnionState;
+  /** `dumpArena`. */
+  arena: Uint8Array;
+}
 
 /** workerData of the device thread. */
 export interface DeviceThreadData {
@@ -56,8 +72,17 @@ export type ToDevice =
   | { type: 'log-level'; level: LogLevel }
   /** Answered by the next turn of the loop: a sign of life. */
   | { type: 'ping'; id: number }
-  /** Unmount (/dev/fuse), close sockets, answer, and leave the loop for good. */
-  | { type: 'stop'; id: number };
+  /** Write down what a successor needs (/dev/fuse only); answered with `saved`. */
+  | { type: 'save'; id: number }
+  /**
+   * Go on with what a predecessor saved, on its descriptor of /dev/fuse; `files` as in `mount`, one for each saved
+   * mount. After an error nothing of it is kept.
+   */
+  | { type: 'restore'; id: number; fd: number; saved: SavedDevice; files: (SharedArrayBuffer | null)[] }
+  /** Serve what was restored. */
+  | { type: 'take-over'; id: number }
+  /** Unmount (/dev/fuse; or leave the mount to a successor), close sockets, answer, and leave the loop for good. */
+  | { type: 'stop'; id: number; leaveMount: boolean };
 
 export type FromDevice =
   /** The transport works: listening, or mounted. */
@@ -69,7 +94,15 @@ export type FromDevice =
    * handles that the device thread will not touch again: main closes them. `member`: the id under which requests of
    * what was mounted are counted.
    */
-  | { type: 'answer'; id: number; error: { errno: number; message: string } | null; blobs?: number[]; member?: number }
+  | {
+      type: 'answer';
+      id: number;
+      error: { errno: number; message: string } | null;
+      blobs?: number[];
+      member?: number;
+      /** Of `save`: the descriptor of /dev/fuse, still the device thread's, and the rest. */
+      saved?: { fd: number; device: SavedDevice };
+    }
   /** As `blobs` of an answer, later: the last open file of a removed member was closed. */
   | { type: 'released'; blobs: number[] }
   /** Bring these chunks into the cache and answer with `fetched`. */

@@ -15,13 +15,14 @@ import { errno, errnoText } from '../sys/errno.ts';
 import { close } from '../sys/io.ts';
 import { umask } from '../sys/path.ts';
 import { drain, Epoll, eventfd } from '../sys/wait.ts';
-import { createMember } from '../vfs/members.ts';
+import { createMember, type MemberEnvironment } from '../vfs/members.ts';
 import { Union } from '../vfs/union.ts';
-import type { DeviceThreadData, FromDevice, ToDevice } from './control.ts';
+import type { DeviceThreadData, FromDevice, MemberSpec, ToDevice } from './control.ts';
 import { pollingPays } from './cpus.ts';
 import { VirtioFsDevice } from './device.ts';
 import { DeviceIo } from './device-io.ts';
 import { DeviceLog } from './device-log.ts';
+import { restoreDevice, saveDevice } from './hand-over.ts';
 import { type LoopBody, READABLE, runLoop, TOKEN } from './loop.ts';
 import { Polling } from './polling.ts';
 
@@ -41,12 +42,14 @@ class DeviceThread implements LoopBody {
   private readonly stats: Stats;
   private readonly log: DeviceLog;
   private readonly io: DeviceIo;
-  private readonly union: Union;
+  private union = new Union(Arena.create());
   private readonly virtio: VirtioFsDevice | null;
   private readonly fuse: DevFuse | null;
   private readonly transport: Transport;
   /** Blob handles of each image mounted, given back when it is gone. */
   private readonly blobs = new Map<number, number[]>();
+  /** Waits for `restore` in place of starting the transport. */
+  private readonly succeeds: boolean;
   private leaving = false;
 
   constructor(
@@ -61,7 +64,6 @@ class DeviceThread implements LoopBody {
     this.io = new DeviceIo(this.uringFd, post, say, (ticket, result) =>
       this.transport.session.complete(ticket, result),
     );
-    this.union = new Union(Arena.create());
     const { transport: spec } = data;
     if (spec.kind === 'virtiofs') {
       this.virtio = new VirtioFsDevice(this.union, this.io, this.epoll, spec, this.stats, say, (connected) =>
@@ -75,18 +77,19 @@ class DeviceThread implements LoopBody {
       this.transport = this.fuse;
     }
     this.union.onMemberGone = (member) => this.memberGone(member);
+    this.succeeds = spec.kind === 'fuse' && spec.succeeds;
   }
 
   run(): void {
     umask(0); // modes come from the guest, which has applied its own umask
     this.epoll.add(this.wakeFd, READABLE, TOKEN.WAKE);
     this.epoll.add(this.uringFd, READABLE, TOKEN.URING);
-    const failed = this.transport.start();
+    const failed = this.succeeds ? null : this.transport.start();
     if (failed !== null) {
       this.port.postMessage({ type: 'failed', message: failed } satisfies FromDevice);
       return;
     }
-    if (this.fuse !== null) this.epoll.add(this.fuse.fd, READABLE, TOKEN.FUSE);
+    if (this.fuse !== null && !this.succeeds) this.epoll.add(this.fuse.fd, READABLE, TOKEN.FUSE);
     this.port.postMessage({ type: 'ready' } satisfies FromDevice);
     runLoop(this.epoll, this, new Polling(this.virtio !== null && pollingPays()), this.stats);
   }
@@ -162,10 +165,57 @@ class DeviceThread implements LoopBody {
       case 'ping':
         this.answer(message.id, 0, '');
         return;
+      case 'save':
+        this.attempt(message.id, (fuse) => this.save(message.id, fuse));
+        return;
+      case 'restore':
+        this.attempt(message.id, (fuse) => this.restore(fuse, message));
+        return;
+      case 'take-over':
+        this.attempt(message.id, (fuse) => this.takeOver(message.id, fuse));
+        return;
       case 'stop':
-        this.stop(message.id);
+        this.stop(message.id, message.leaveMount);
         return;
     }
+  }
+
+  // -- from one process to the next ---------------------------------------------------------------------------------
+
+  private attempt(id: number, step: (fuse: DevFuse) => void): void {
+    if (this.fuse === null) {
+      this.answer(id, -errno.EOPNOTSUPP, 'only /dev/fuse can be handed over');
+      return;
+    }
+    try {
+      step(this.fuse);
+    } catch (error) {
+      this.answer(id, -errno.EINVAL, explain(error));
+    }
+  }
+
+  private save(id: number, fuse: DevFuse): void {
+    const saved = { fd: fuse.fd, device: saveDevice(this.union, fuse) };
+    this.port.postMessage({ type: 'answer', id, error: null, saved } satisfies FromDevice);
+  }
+
+  private restore(fuse: DevFuse, { id, fd, saved, files }: Extract<ToDevice, { type: 'restore' }>): void {
+    const union = restoreDevice(saved, { log: this.log, fetch: this.fetch }, fuse);
+    this.union.destroy();
+    this.union.arena.close();
+    this.union = union;
+    union.onMemberGone = (member) => this.memberGone(member);
+    for (const [i, mount] of saved.union.mounts.entries()) {
+      if (mount.spec !== null) this.keep(mount.id, mount.spec, files[i] ?? null);
+    }
+    fuse.adopt(fd);
+    this.answer(id, 0, '');
+  }
+
+  private takeOver(id: number, fuse: DevFuse): void {
+    fuse.takeOver();
+    this.epoll.add(fuse.fd, READABLE, TOKEN.FUSE);
+    this.answer(id, 0, '');
   }
 
   private mount({ type: how, id, path, member: spec, files }: Extract<ToDevice, { type: 'mount' | 'remount' }>): void {
@@ -176,30 +226,31 @@ class DeviceThread implements LoopBody {
     }
     const memberId = this.union.newMemberId();
     try {
-      const member = createMember(spec, {
-        id: memberId,
-        arena: this.union.arena,
-        log: this.log,
-        fetch: (ticket, blob, chunks) =>
-          this.port.postMessage({ type: 'fetch', ticket, blob, chunks } satisfies FromDevice),
-      });
+      const { log, fetch } = this;
+      const member = createMember(spec, { id: memberId, arena: this.union.arena, log, fetch });
       const union = this.union;
       const result =
         how === 'mount' ? union.mount(path, member, spec, memberId) : union.remount(path, member, spec, memberId);
       // After an error main still owns the bootstrap descriptor of an image; a directory's descriptors are the member's.
       if (result < 0 && spec.kind === 'passthrough') member.destroy();
-      if (result === 0 && spec.kind === 'rafs') {
-        this.blobs.set(
-          memberId,
-          spec.blobs.map((blob) => blob.handle),
-        );
-      }
-      if (result === 0) this.stats.mounted(memberId, files === null ? null : new FileStats(files));
+      if (result === 0) this.keep(memberId, spec, files);
       this.answer(id, result, `${how} on ${path}: ${errnoText(result)}`, memberId);
     } catch (error) {
       // An AppError of the member says what is wrong with the image or the directory; the errno is for machines.
       this.answer(id, -errno.EINVAL, explain(error));
     }
+  }
+
+  private readonly fetch: MemberEnvironment['fetch'] = (ticket, blob, chunks) =>
+    this.port.postMessage({ type: 'fetch', ticket, blob, chunks } satisfies FromDevice);
+
+  private keep(memberId: number, spec: MemberSpec, files: SharedArrayBuffer | null): void {
+    this.stats.mounted(memberId, files === null ? null : new FileStats(files));
+    if (spec.kind !== 'rafs') return;
+    this.blobs.set(
+      memberId,
+      spec.blobs.map((blob) => blob.handle),
+    );
   }
 
   private umount(id: number, path: string): void {
@@ -222,9 +273,10 @@ class DeviceThread implements LoopBody {
     this.port.postMessage({ type: 'answer', id, error, member } satisfies FromDevice);
   }
 
-  private stop(id: number): void {
+  private stop(id: number, leaveMount: boolean): void {
     this.leaving = true;
-    this.transport.stop();
+    if (leaveMount && this.fuse !== null) this.fuse.leave();
+    else this.transport.stop();
     this.union.destroy();
     close(this.uringFd);
     this.answer(id, 0, '');

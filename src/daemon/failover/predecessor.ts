@@ -1,0 +1,60 @@
+/**
+ * Is there a file system on our mount point already, and what of it? A mount outlives the daemon that served it: while
+ * somebody else holds its descriptor (a supervisor) every access hangs, afterwards every access is ENOTCONN.
+ */
+import { lstatSync, readFileSync, realpathSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { codeOf } from '../../common/app-error.ts';
+import type { Logger } from '../../common/log.ts';
+import { errnoText } from '../../sys/errno.ts';
+import { MNT_DETACH, umount } from '../../sys/mount.ts';
+import { answers } from '../sockets.ts';
+
+/** A living daemon has answered by then, and the kernel mostly answers in its place. */
+const STAT_MS_MAX = 500;
+/** Mounts of dead daemons on top of each other. */
+const DEAD_MOUNTS_MAX = 64;
+
+/** A daemon like us was here and died: its API socket is left, nobody answers on it, and its mount is there. */
+export async function predecessorDied(mountpoint: string, apisock: string): Promise<boolean> {
+  if (!isMounted(mountpoint)) return false;
+  try {
+    if (!lstatSync(apisock).isSocket()) return false;
+  } catch {
+    return false;
+  }
+  return !(await answers(apisock));
+}
+
+/** Detaches what dead daemons left on `mountpoint`. A mount that answers, or hangs, stays: ours goes on top of it. */
+export async function detachDead(mountpoint: string, log: Logger): Promise<void> {
+  for (let i = 0; i < DEAD_MOUNTS_MAX && isMounted(mountpoint); i++) {
+    const late = sleep(STAT_MS_MAX, 'late', { ref: false });
+    const code = await Promise.race([stat(mountpoint).then(() => 'alive', codeOf), late]);
+    if (code !== 'ENOTCONN') {
+      log.warn(`${mountpoint} has a file system already (${code}), the new one goes on top of it`);
+      return;
+    }
+    const done = umount(mountpoint, MNT_DETACH);
+    if (done < 0) {
+      log.warn(`cannot detach the dead file system on ${mountpoint}: ${errnoText(done)}`);
+      return;
+    }
+    log.warn(`${mountpoint}: the file system of a dead daemon was detached`);
+  }
+}
+
+/** Looks into mountinfo only: the mount point itself may hang. */
+function isMounted(mountpoint: string): boolean {
+  const real = join(realpathSync(dirname(mountpoint)), basename(mountpoint));
+  return readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .some((line) => unescaped(line.split(' ')[4] ?? '') === real);
+}
+
+/** mountinfo writes space, tab, newline and backslash as three octal digits. */
+function unescaped(field: string): string {
+  return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
+}
