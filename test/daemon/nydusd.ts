@@ -47,10 +47,11 @@ export class Nydusd {
     argv: Argv = KATA_ARGV,
     readonly dir: string = mkdtempSync(join(tmpdir(), 'nydusd-test-')),
     command: readonly string[] = [NYDUSD],
+    apisock: string = join(dir, 'api.sock'),
   ) {
     assert.ok(existsSync(NYDUSD), `${NYDUSD} is missing: run npm run build`);
     this.sock = join(dir, 'vhost-fs.sock');
-    this.apisock = join(dir, 'api.sock');
+    this.apisock = apisock;
     const [program, ...rest] = [...command, ...argv(this.sock, this.apisock)];
     this.child = spawn(program!, rest, { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
     for (const stream of [this.child.stdout!, this.child.stderr!]) {
