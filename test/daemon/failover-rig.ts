@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { localfsConfig, NYDUSD, Nydusd, REPOSITORY } from './nydusd.ts';
 import { Supervisor } from './supervisor.ts';
@@ -181,7 +182,7 @@ export class Reader {
   private readonly ended: Promise<unknown>;
 
   constructor(root: string, { sums }: TestImage) {
-    const script = join(REPOSITORY, 'test/daemon/failover-reader.ts');
+    const script = fileURLToPath(new URL('./failover-reader.ts', import.meta.url));
     const args = ['--import', 'tsx', script, root, JSON.stringify(sums)];
     this.child = spawn(process.execPath, args, { cwd: REPOSITORY, stdio: ['pipe', 'pipe', 'inherit'] });
     const lines = createInterface({ input: this.child.stdout! });
