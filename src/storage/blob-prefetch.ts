@@ -198,11 +198,13 @@ export class BlobPrefetch {
   }
 
   private isFree(index: number): boolean {
-    return !this.blob.files.map.isReady(index) && !this.blob.claimed.has(index);
+    const { blob } = this;
+    return !blob.files.map.isReady(index) && !blob.cache.isUnproven(index) && !blob.claimed.has(index);
   }
 
   private isAbsent(index: number): boolean {
-    return !this.blob.pending.has(index) && !this.blob.cache.look(index);
+    const { pending, cache } = this.blob;
+    return !pending.has(index) && !cache.look(index) && !cache.isUnproven(index);
   }
 }
 

@@ -29,6 +29,7 @@ import { RangeArrivals, type UnitChunks } from './range-arrivals.ts';
 import type { BlobSpill } from './spill.ts';
 import type { StoreStats } from './stats.ts';
 import type { BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
+import { UnprovenChunks } from './unproven-chunks.ts';
 
 /** How often a lock that another process holds is looked at: twice as long each time, up to the second figure. */
 const LOCK_POLL_MS = 2;
@@ -60,6 +61,7 @@ export class Blob {
   readonly tables: BlobTables;
   private readonly installer: ChunkInstaller;
   readonly cache: ChunkCache;
+  private readonly unproven: UnprovenChunks;
   private readonly equal: EqualChunks | null;
   /** The image's numbers of chunks are not those of the blob's table. */
   readonly isRenumbered: boolean;
@@ -98,6 +100,7 @@ export class Blob {
     this.installer = new ChunkInstaller(decoding, validate, this.cache, this.pending, stats, log, () =>
       this.throwIfClosed(),
     );
+    this.unproven = new UnprovenChunks(decoding, this.cache, this.pending, stats, log);
     // One listener per request under way: more than ten are no leak here.
     setMaxListeners(0, this.closing.signal);
   }
@@ -226,7 +229,10 @@ export class Blob {
       chunkCount: meta?.chunkCount ?? 0,
       infoOf: (index) => (meta as BlobMeta).chunk(index),
       isMissing: (index) =>
-        !this.cache.isReady(index) && !this.pending.has(index) && !this.isUnverifiable(index, digests),
+        !this.cache.isReady(index) &&
+        !this.cache.isUnproven(index) &&
+        !this.pending.has(index) &&
+        !this.isUnverifiable(index, digests),
       windowBytes: this.options.amplifyIoBytes,
       budgetBytes: this.speculation.budget(offsets, Date.now()),
     });
@@ -250,12 +256,12 @@ export class Blob {
     let rest: readonly PlannedChunk[] = planned.chunks;
     for (let pollMs = LOCK_POLL_MS; ; pollMs = Math.min(LOCK_POLL_MAX_MS, pollMs * 2)) {
       this.throwIfClosed();
-      rest = rest.filter(({ index }) => this.stillMissing(index));
+      rest = await this.unproven.settle(rest);
       const isLate = Date.now() > waitUntilMs;
       const locked = isLate ? new Set(rest.map(({ index }) => index)) : this.locks.take(rest);
       try {
         // Between the look at the map and the lock another process may have finished.
-        const missing = rest.filter(({ index }) => locked.has(index) && this.stillMissing(index));
+        const missing = await this.unproven.settle(rest.filter(({ index }) => locked.has(index)));
         const isAll = missing.length === planned.chunks.length;
         // What is left when others fetch the middle is not read over again.
         const ranges = isAll ? [planned] : mergeChunks(missing, 0);
@@ -267,12 +273,6 @@ export class Blob {
       if (rest.length === 0) return;
       await sleep(pollMs);
     }
-  }
-
-  private stillMissing(index: number): boolean {
-    if (!this.cache.look(index)) return true;
-    this.pending.settle(index);
-    return false;
   }
 
   /** Read-ahead of a chunk another process is at is dropped. */

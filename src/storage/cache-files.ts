@@ -5,28 +5,21 @@
  *   <id>.blob.data.chunk_map  which of them are there
  *   <id>.blob.meta            chunk table (`blob-meta.ts`)
  *   <id>.blob.lock            ours, empty: byte ranges of it are locked by processes that fetch
+ *   <id>.blob.boot            ours: which bits no longer count (`boot-marker.ts`)
  *
  * A directory that is full, read-only or gone fails neither mounts nor reads: `dataFd` then names /dev/null, no chunk is
  * ready, and every fetch tries to attach the files again; dup3 puts the real file below the number the device thread
  * already has. Wrong files are unlinked and never truncated, since others may have them mapped.
  */
-import {
-  closeSync,
-  constants,
-  fstatSync,
-  ftruncateSync,
-  linkSync,
-  mkdirSync,
-  openSync,
-  statSync,
-  unlinkSync,
-} from 'node:fs';
+import { closeSync, constants, fstatSync, ftruncateSync, linkSync, mkdirSync, openSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { AppError } from '../common/app-error.ts';
 import { errnoName } from '../sys/errno.ts';
 import { dupOver, tryLock, unlock } from '../sys/lock.ts';
+import { BootMarker } from './boot-marker.ts';
+import { temporaryName, unlinkIfThere } from './cache-names.ts';
 import { LOCK_OPEN_AT } from './chunk-locks.ts';
-import { ChunkMap, checkChunkMap, chunkMapBytes, initChunkMap, newReadyBits } from './chunk-map.ts';
+import { ChunkMap, checkChunkMap, chunkMapBytes, initChunkMap, mapBits, newReadyBits } from './chunk-map.ts';
 import { storageError } from './errors.ts';
 
 const MODE = 0o644;
@@ -51,17 +44,21 @@ export class CacheFiles {
   readonly dataPath: string;
   private readonly mapPath: string;
   private readonly lockPath: string;
+  private readonly bootPath: string;
 
   constructor(
     private readonly workDir: string,
     blobId: string,
     private readonly chunkCount: number,
     private readonly uncompressedSize: number,
+    /** Bits of other processes count only once their chunk was checked here. */
+    private readonly validate: boolean,
   ) {
     this.dataPath = join(workDir, `${blobId}.blob.data`);
     this.mapPath = `${this.dataPath}.chunk_map`;
     this.metaPath = join(workDir, `${blobId}.blob.meta`);
     this.lockPath = join(workDir, `${blobId}.blob.lock`);
+    this.bootPath = join(workDir, `${blobId}.blob.boot`);
     this.ready = newReadyBits(chunkCount);
     this.dataFd = openSync('/dev/null', O_RDONLY);
     this.map = new ChunkMap(-1, false, this.ready, chunkCount);
@@ -150,7 +147,8 @@ export class CacheFiles {
       // Another daemon has just created it and comes to its length next.
       if (fstatSync(data).size === 0) ftruncateSync(data, this.uncompressedSize);
       map = this.openMap();
-      this.adopt(data, map, true);
+      const marker = BootMarker.read(this.bootPath, this.chunkCount, true);
+      this.adopt(data, map, true, marker ?? BootMarker.start(this.bootPath, mapBits(map, this.chunkCount)));
       map = -1;
     } finally {
       closeSync(data);
@@ -179,7 +177,8 @@ export class CacheFiles {
       map = openIfThere(this.mapPath, O_RDONLY);
       const isWhole = data >= 0 && fstatSync(data).size === this.uncompressedSize;
       if (!isWhole || map < 0 || fstatSync(map).size === 0 || checkChunkMap(map, this.chunkCount) !== null) return;
-      this.adopt(data, map, false);
+      const marker = BootMarker.read(this.bootPath, this.chunkCount, false);
+      this.adopt(data, map, false, marker ?? BootMarker.unwritten(mapBits(map, this.chunkCount)));
       map = -1;
     } catch {
       // Not even readable: the caller throws the reason why nothing can be written.
@@ -193,7 +192,7 @@ export class CacheFiles {
    * Puts `data` below `dataFd`, then shows the device thread the bits. Bits that came from another data file would
    * now stand for holes, so a file that was replaced meanwhile is refused until the image is mounted anew.
    */
-  private adopt(data: number, map: number, isWritable: boolean): void {
+  private adopt(data: number, map: number, isWritable: boolean, marker: BootMarker): void {
     if (this.state === 'read-only' && fstatSync(data).ino !== fstatSync(this.dataFd).ino) {
       throw storageError('CACHE_FILE', {
         path: this.dataPath,
@@ -203,7 +202,7 @@ export class CacheFiles {
     const result = dupOver(data, this.dataFd);
     if (result < 0) throw storageError('CACHE_IO', { path: this.dataPath, call: 'dup3', errno: errnoName(-result) });
     this.map.close();
-    this.map = new ChunkMap(map, isWritable, this.ready, this.chunkCount);
+    this.map = new ChunkMap(map, isWritable, this.ready, this.chunkCount, { trustsOthers: !this.validate, marker });
     this.state = isWritable ? 'writable' : 'read-only';
   }
 }
@@ -235,21 +234,6 @@ function keptOpen<T>(fd: number, use: () => T): T {
     closeSync(fd);
     throw error;
   }
-}
-
-function unlinkIfThere(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-  }
-}
-
-let temporaries = 0;
-
-/** Name next to `path` that nobody else uses. */
-export function temporaryName(path: string): string {
-  return `${path}.${process.pid}.${temporaries++}.tmp`;
 }
 
 /** Creates a file that is never seen with another length; another process's file of that name wins. */

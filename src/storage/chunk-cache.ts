@@ -3,7 +3,7 @@
  * be written is trouble of ours that no reader gets to see: it is logged, tried again with every fetch, and used again
  * from the moment it works.
  */
-import { write } from 'node:fs';
+import { read, write } from 'node:fs';
 import { promisify } from 'node:util';
 import { codeOf, explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
@@ -14,7 +14,9 @@ import type { PrivateFiles } from './private-files.ts';
 import type { BlobSpill } from './spill.ts';
 import type { StoreStats } from './stats.ts';
 
+const readAt = promisify(read);
 const writeAt = promisify(write);
+const NOTHING = { bytesRead: 0 };
 
 /** Trouble that comes and goes (a disk that is nearly full) is told this often. */
 const TELL_AGAIN_MS = 60_000;
@@ -27,6 +29,8 @@ export class ChunkCache {
   private failure: unknown = null;
   private toldAtMs = Number.NEGATIVE_INFINITY;
   private told: unknown = null;
+  /** Unproven chunks found wrong, or that nothing can check. */
+  private readonly refuted = new Set<number>();
 
   constructor(
     private readonly blobId: string,
@@ -60,6 +64,40 @@ export class ChunkCache {
     if (!map.isReady(chunk)) return false;
     this.stats.chunksFromOthers++;
     return true;
+  }
+
+  /** The file says it has the chunk, and nobody here has checked that yet. */
+  isUnproven(chunk: number): boolean {
+    return !this.refuted.has(chunk) && this.files.map.isUnproven(chunk);
+  }
+
+  /** An unproven chunk is right. */
+  accept(chunk: number): void {
+    this.stats.chunksFromOthers++;
+    this.files.map.accept(chunk);
+  }
+
+  /** @param isWrong false for an unproven chunk that cannot be checked: others may know better */
+  async refute(chunk: number, isWrong: boolean): Promise<void> {
+    this.refuted.add(chunk);
+    try {
+      if (isWrong) await this.files.map.refute(chunk);
+    } catch (error) {
+      this.tell(cacheError(this.files.dataPath, error));
+    }
+  }
+
+  /** Bytes of the data file; null when it has fewer, or they cannot be read. */
+  async readFile(offset: number, bytes: number): Promise<Buffer | null> {
+    const buffer = Buffer.allocUnsafeSlow(bytes);
+    for (let done = 0; done < bytes; ) {
+      const { bytesRead } = await readAt(this.files.dataFd, buffer, done, bytes - done, offset + done).catch(
+        () => NOTHING,
+      );
+      if (bytesRead === 0) return null;
+      done += bytesRead;
+    }
+    return buffer;
   }
 
   /** False while what is fetched stays in memory: reading ahead would only push out what readers need. */

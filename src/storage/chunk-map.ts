@@ -6,10 +6,14 @@
  * thread; a bit missing there is looked up in the file again, since another daemon may have set it. A bit is written
  * only after the chunk's data, under a lock against other processes of ours; nydusd sets bits by compare-and-swap in
  * its mapping without a lock, so that one of its bits may get lost: the chunk is fetched again then.
+ *
+ * A bit in the file that does not count here, because its boot is over or this process checks what others cached, is
+ * unproven: `accept` it when the chunk was found right, `refute` it when wrong.
  */
 import { closeSync, fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { tryLock, unlock } from '../sys/lock.ts';
+import type { BootMarker } from './boot-marker.ts';
 
 const MAGIC = 0x424d_4150;
 const VERSION = 1;
@@ -58,6 +62,26 @@ export function initChunkMap(fd: number, chunkCount: number): void {
   writeSync(fd, header, 0, HEADER_FIELDS_BYTES, 0);
 }
 
+/** The file's bits, all of them when its all-ready word is set. */
+export function mapBits(fd: number, chunkCount: number): Uint8Array {
+  const bits = Buffer.alloc(Math.ceil(chunkCount / 8));
+  if (isAllReady(fd)) return bits.fill(0xff);
+  readSync(fd, bits, 0, bits.length, HEADER_BYTES);
+  return bits;
+}
+
+function isAllReady(fd: number): boolean {
+  const word = Buffer.alloc(4);
+  return readSync(fd, word, 0, 4, ALL_READY_AT) === 4 && word.readUInt32LE(0) === ALL_READY;
+}
+
+/** Which of the file's bits count without a look at their chunk. */
+export interface Trust {
+  trustsOthers: boolean;
+  /** Owned. */
+  marker: BootMarker;
+}
+
 export class ChunkMap {
   private readonly bits: Uint8Array;
 
@@ -70,6 +94,7 @@ export class ChunkMap {
     private readonly isWritable: boolean,
     readonly ready: SharedArrayBuffer,
     readonly chunkCount: number,
+    private readonly trust: Trust | null = null,
   ) {
     this.bits = new Uint8Array(ready);
     this.loadAll();
@@ -81,7 +106,30 @@ export class ChunkMap {
 
   /** Reads the file's bytes for chunks first..last again: other processes may have set bits. */
   refresh(first: number, last: number): void {
-    if (this.fd >= 0) this.load(first >> 3, (last >> 3) + 1);
+    if (this.fd < 0) return;
+    for (let byte = first >> 3; byte <= last >> 3; byte++) this.trust?.marker.refresh(byte);
+    this.load(first >> 3, (last >> 3) + 1);
+  }
+
+  /** The file has the bit, which does not count here yet. */
+  isUnproven(chunk: number): boolean {
+    if (this.fd < 0 || this.isReady(chunk)) return false;
+    const byte = Buffer.alloc(1);
+    readSync(this.fd, byte, 0, 1, HEADER_BYTES + (chunk >> 3));
+    return (byte[0]! & maskOf(chunk)) !== 0;
+  }
+
+  /** The chunk was found as it should be. */
+  accept(chunk: number): void {
+    this.trust?.marker.clear(chunk);
+    Atomics.or(this.bits, chunk >> 3, maskOf(chunk));
+  }
+
+  /** The chunk was found wrong: nobody may believe the bit, whoever set it. */
+  async refute(chunk: number): Promise<void> {
+    if (this.fd < 0 || !this.isWritable) return;
+    if (isAllReady(this.fd)) writeSync(this.fd, Buffer.alloc(4), 0, 4, ALL_READY_AT);
+    await this.changeInFile(chunk, (byte) => byte & (0xff ^ maskOf(chunk)));
   }
 
   /**
@@ -89,17 +137,17 @@ export class ChunkMap {
    * @throws the system error of a write that failed; the bit is not set then
    */
   async markReady(chunk: number): Promise<void> {
-    if (this.fd >= 0) await this.markInFile(chunk);
-    Atomics.or(this.bits, chunk >> 3, maskOf(chunk));
+    if (this.fd >= 0) await this.changeInFile(chunk, (byte) => byte | maskOf(chunk));
+    this.accept(chunk);
   }
 
-  private async markInFile(chunk: number): Promise<void> {
+  private async changeInFile(chunk: number, change: (byte: number) => number): Promise<void> {
     const at = HEADER_BYTES + (chunk >> 3);
     const isLocked = await this.lockByte(at);
     try {
       const byte = Buffer.alloc(1);
       readSync(this.fd, byte, 0, 1, at);
-      byte[0] = byte[0] | maskOf(chunk);
+      byte[0] = change(byte[0]!);
       writeSync(this.fd, byte, 0, 1, at);
     } finally {
       if (isLocked) unlock(this.fd, at, 1);
@@ -116,6 +164,7 @@ export class ChunkMap {
   close(): void {
     if (this.fd >= 0) closeSync(this.fd);
     this.fd = -1;
+    this.trust?.marker.close();
   }
 
   /** Without the lock after all tries: at worst a bit of another process is lost, and its chunk fetched again. */
@@ -129,15 +178,11 @@ export class ChunkMap {
 
   private loadAll(): void {
     if (this.fd < 0) return;
-    const word = Buffer.alloc(4);
-    readSync(this.fd, word, 0, 4, ALL_READY_AT);
-    if (word.readUInt32LE(0) === ALL_READY) {
-      for (let byte = 0; byte < this.bits.length; byte++) Atomics.store(this.bits, byte, this.usedBits(byte));
-      return;
-    }
-    this.load(0, Math.ceil(this.chunkCount / 8));
+    this.believe(mapBits(this.fd, this.chunkCount), 0);
+    if (isAllReady(this.fd)) return;
     // Spares the next opener the count, as nydusd does it.
     if (this.isWritable && this.chunkCount > 0 && this.countReady() === this.chunkCount) {
+      const word = Buffer.alloc(4);
       word.writeUInt32LE(ALL_READY, 0);
       writeSync(this.fd, word, 0, 4, ALL_READY_AT);
     }
@@ -146,8 +191,15 @@ export class ChunkMap {
   private load(from: number, to: number): void {
     const bytes = Buffer.alloc(to - from);
     const got = readSync(this.fd, bytes, 0, bytes.length, HEADER_BYTES + from);
-    for (let i = 0; i < got; i++) {
-      const set = (bytes[i] ?? 0) & this.usedBits(from + i);
+    this.believe(bytes.subarray(0, got), from);
+  }
+
+  /** Takes over what counts of the file's bytes `from`… */
+  private believe(bytes: Uint8Array, from: number): void {
+    if (this.trust?.trustsOthers === false) return;
+    for (let i = 0; i < bytes.length; i++) {
+      const doubted = this.trust?.marker.suspectsOf(from + i) ?? 0;
+      const set = bytes[i]! & this.usedBits(from + i) & ~doubted;
       if (set !== 0) Atomics.or(this.bits, from + i, set);
     }
   }

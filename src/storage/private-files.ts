@@ -6,7 +6,8 @@ import { closeSync, constants, mkdirSync, openSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoName } from '../sys/errno.ts';
 import { dupOver } from '../sys/lock.ts';
-import { cacheError, temporaryName } from './cache-files.ts';
+import { cacheError } from './cache-files.ts';
+import { temporaryName } from './cache-names.ts';
 import { ChunkMap, newReadyBits } from './chunk-map.ts';
 import { storageError } from './errors.ts';
 

@@ -92,11 +92,16 @@ describe('processes that share a cache', () => {
   test('one is killed in the middle: the other goes on at once, and refetches only what died with it', () =>
     withServer(async (server, workDir) => {
       const victim = startReader(workDir, server, 'victim', { amplifyIo: 0 });
+      const untilVictimHas = async (chunks: number) => {
+        while (timesSent(server, ['victim']).size < chunks) {
+          assert.equal(victim.child.exitCode, null, 'the reader to be killed ended by itself');
+          await sleep(5);
+        }
+      };
+      // On a busy machine the other would do all the work before the victim begins.
+      await untilVictimHas(10);
       const other = startReader(workDir, server, 'other', { amplifyIo: 0 });
-      while (timesSent(server, ['victim']).size < 40) {
-        assert.equal(victim.child.exitCode, null, 'the reader to be killed ended by itself');
-        await sleep(5);
-      }
+      await untilVictimHas(40);
       // Stopped first: whatever it holds, it holds while the other wants it.
       victim.child.kill('SIGSTOP');
       await sleep(200);

@@ -180,8 +180,8 @@ export class BlobStore {
     const key = keyOf([rest, workDir, config.backend, config.validate, config.amplifyIoBytes, mount]);
     const known = this.blobs.get(key);
     if (known !== undefined) return known;
-    const files = filesOf(info, workDir);
     const validate = config.validate && !hasNoDigests(info);
+    const files = filesOf(info, workDir, validate);
     if (validate !== config.validate) this.log.warn(`blob ${info.id} has no digests: served unverified`);
     else if (validate && info.features & FEATURE.EXTERNAL) {
       this.log.warn(`blob ${info.id} is external: chunks without CRC are served unverified`);
@@ -292,10 +292,10 @@ function policyOf(policy: RetryPolicy, config: BackendConfig): RetryPolicy {
   return wanted > policy.attempts ? { ...policy, attempts: wanted } : policy;
 }
 
-function filesOf(info: BlobInfo, workDir: string | null): BlobFiles {
+function filesOf(info: BlobInfo, workDir: string | null, validate: boolean): BlobFiles {
   if (workDir === null) return new NoFiles(info.chunkCount);
   if (isUnnumbered(info)) return new PrivateFiles(workDir, info.id, info.chunkCount);
-  return new CacheFiles(workDir, info.id, info.chunkCount, info.uncompressedSize);
+  return new CacheFiles(workDir, info.id, info.chunkCount, info.uncompressedSize, validate);
 }
 
 /** With contexts behind them, a table's entries cannot be counted by its length. */

@@ -7,7 +7,8 @@ import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoName } from '../sys/errno.ts';
 import { memfdCreate } from '../sys/memory.ts';
-import { cacheError, temporaryName } from './cache-files.ts';
+import { cacheError } from './cache-files.ts';
+import { discard, temporaryName } from './cache-names.ts';
 import { storageError } from './errors.ts';
 
 /** Of one table in memory: 1.3 million chunks, and what decoding it takes for a moment anyway. */
@@ -41,7 +42,7 @@ export class TableFile {
       await writeNew(temporary, parts);
       return new TableFile(openSync(temporary, 'r'), path, temporary);
     } catch (error) {
-      unlinkIfThere(temporary);
+      discard(temporary);
       if (bytes > MEMORY_BYTES_MAX) throw cacheError(path, error);
       return new TableFile(inMemory(parts), path, null);
     }
@@ -63,7 +64,7 @@ export class TableFile {
 
   /** The temporary name goes, published or not. */
   end(): void {
-    if (this.temporary !== null) unlinkIfThere(this.temporary);
+    if (this.temporary !== null) discard(this.temporary);
   }
 }
 
@@ -92,13 +93,5 @@ async function writeNew(path: string, parts: readonly Part[]): Promise<void> {
     }
   } finally {
     await file?.close();
-  }
-}
-
-function unlinkIfThere(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch {
-    // Never made, or its directory is gone: all the same.
   }
 }
