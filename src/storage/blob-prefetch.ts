@@ -7,6 +7,7 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Blob } from './blob.ts';
+import { ChunkBatch } from './chunk-batch.ts';
 import { describedChunk, describedDigest } from './described-chunks.ts';
 import { storageError } from './errors.ts';
 import { type FetchRange, mergeChunks, type PlannedChunk, RANGE_CHUNKS_MAX, unitKey } from './fetch-plan.ts';
@@ -38,6 +39,8 @@ export interface StreamOptions {
   signal: AbortSignal;
   /** Memory to use again, as long as the longest range, or longer. */
   room: Buffer;
+  /** Of BATCH_BYTES. */
+  batchRoom: Buffer;
 }
 
 export class BlobPrefetch {
@@ -83,6 +86,9 @@ export class BlobPrefetch {
     blob.cache.attach();
     this.demandWritable();
     const locked = blob.locks.take(range.chunks);
+    // One look at what other processes have done meanwhile; from now on they leave these chunks to us.
+    const indexes = range.chunks.map(({ index }) => index);
+    blob.files.map.refresh(Math.min(...indexes), Math.max(...indexes));
     const locks = { isHeld: true };
     const give = () => {
       if (locks.isHeld) blob.locks.give(locked);
@@ -112,7 +118,9 @@ export class BlobPrefetch {
     const mine = new Set<number>();
     let next = 0;
     let seen = 0;
-    const isAnyWanted = () => [...mine].some((index) => blob.pending.isWanted(index));
+    /** What is decoded must not wait for more to come. */
+    let isDue = false;
+    const isAnyWanted = () => blob.pending.isAnyWanted && [...mine].some((index) => blob.pending.isWanted(index));
     const speakFor = (count: number) => {
       const { chunks, offset } = part;
       for (; next < chunks.length && chunks[next].info.compressedOffset - offset <= count + NEAR_BYTES; next++) {
@@ -122,23 +130,35 @@ export class BlobPrefetch {
         mine.add(index);
       }
     };
+    const batch = new ChunkBatch(blob.info, blob.cache, blob.installer, options.batchRoom, ({ index }) => {
+      mine.delete(index);
+      blob.pending.settle(index);
+    });
     const arrivals = new RangeArrivals(
       part,
       {
         isWanted: (unit) => unit.some(({ index }) => blob.pending.isWanted(index)),
         install: async (unit, stored) => {
           const left = unit.filter(({ index }) => mine.has(index));
-          if (left.length > 0) await blob.install(left, stored, blob.reads.behind, signal);
+          if (left.length === 0) return;
+          if (!(await batch.add(left[0], stored))) {
+            await blob.install(left, stored, blob.reads.behind, signal);
+            for (const { index } of left) mine.delete(index);
+          } else if (blob.pending.isWanted(left[0].index)) {
+            await batch.flush();
+          }
           this.demandWritable();
-          for (const { index } of left) mine.delete(index);
         },
+        idle: () => (batch.isWorthWriting || isAnyWanted() || isDue ? batch.flush() : Promise.resolve()),
         arrived: (count) => {
           speakFor(count);
+          isDue = count === part.bytes;
           pace.spend(count - seen);
           seen = count;
           if (!pace.isHeldUp || isAnyWanted()) return undefined;
           // Whoever waits for one of the chunks elsewhere must not wait for our readers, too.
           give();
+          isDue = true;
           return pace.hold(signal, isAnyWanted);
         },
       },
@@ -203,8 +223,7 @@ export class BlobPrefetch {
   }
 
   private isAbsent(index: number): boolean {
-    const { pending, cache } = this.blob;
-    return !pending.has(index) && !cache.look(index) && !cache.isUnproven(index);
+    return !this.blob.pending.has(index) && !this.blob.cache.isReady(index);
   }
 }
 

@@ -59,7 +59,7 @@ export class Blob {
   private readonly speculation = new Speculation();
   readonly locks: ChunkLocks;
   readonly tables: BlobTables;
-  private readonly installer: ChunkInstaller;
+  readonly installer: ChunkInstaller;
   readonly cache: ChunkCache;
   private readonly unproven: UnprovenChunks;
   private readonly equal: EqualChunks | null;

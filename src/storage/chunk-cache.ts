@@ -114,14 +114,7 @@ export class ChunkCache {
     const offset = info.uncompressedOffset;
     const { files } = this;
     if (files.isWritable) {
-      try {
-        await this.write(index, offset, bytes);
-        this.worksAgain();
-        return;
-      } catch (error) {
-        this.failure = cacheError(files.dataPath, error);
-        this.tell(this.failure);
-      }
+      if (await this.isWritten([index], offset, bytes)) return;
     }
     try {
       this.spill.put(index, offset, bytes);
@@ -129,6 +122,23 @@ export class ChunkCache {
       throw cacheError('(memory)', error);
     }
     this.stats.chunksUncached++;
+  }
+
+  /**
+   * Keeps chunks whose verified bytes lie side by side, in one write.
+   * @param offset of the first in the blob's uncompressed space
+   * @throws as `put`
+   */
+  async putAll(chunks: readonly PlannedChunk[], offset: number, bytes: Buffer): Promise<void> {
+    const indexes = chunks.map(({ index }) => index);
+    if (this.files.isWritable && (await this.isWritten(indexes, offset, bytes))) {
+      this.stats.chunksFetched += chunks.length;
+      return;
+    }
+    for (const chunk of chunks) {
+      const { uncompressedOffset, uncompressedSize } = chunk.info;
+      await this.put(chunk, bytes.subarray(uncompressedOffset - offset).subarray(0, uncompressedSize));
+    }
   }
 
   /** `chunk` is another number of `first`, which is ready. */
@@ -142,7 +152,19 @@ export class ChunkCache {
     this.files.close();
   }
 
-  private async write(index: number, offset: number, bytes: Buffer): Promise<void> {
+  private async isWritten(indexes: readonly number[], offset: number, bytes: Buffer): Promise<boolean> {
+    try {
+      await this.write(indexes, offset, bytes);
+      this.worksAgain();
+      return true;
+    } catch (error) {
+      this.failure = cacheError(this.files.dataPath, error);
+      this.tell(this.failure);
+      return false;
+    }
+  }
+
+  private async write(indexes: readonly number[], offset: number, bytes: Buffer): Promise<void> {
     const { files } = this;
     // The map of the file that is written to: files that are made anew meanwhile have another.
     const { map } = files;
@@ -151,7 +173,7 @@ export class ChunkCache {
     }
     // A write makes a cut file long again, and zeros of what its bits promise.
     files.renewIfCut();
-    await map.markReady(index);
+    await map.markAllReady(indexes);
   }
 
   private worksAgain(): void {

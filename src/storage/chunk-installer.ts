@@ -22,7 +22,7 @@ export class ChunkInstaller {
     private readonly pending: PendingChunks,
     private readonly stats: StoreStats,
     private readonly log: Logger,
-    private readonly throwIfClosed: () => void,
+    readonly throwIfClosed: () => void,
   ) {}
 
   /**
@@ -62,9 +62,7 @@ export class ChunkInstaller {
     for (const chunk of chunks) {
       const own = memberOf(chunk, bytes);
       try {
-        // Looking the digest up may fail too: the bootstrap's chunk table is read then.
-        const expected = this.validate ? await this.digestOf(chunk.index) : null;
-        await verifyChunk(this.blob.info, chunk, own, { validate: this.validate, expected });
+        await this.verify(chunk, own);
       } catch (error) {
         failed.push({ chunk, error });
         continue;
@@ -74,6 +72,12 @@ export class ChunkInstaller {
       this.pending.settle(chunk.index);
     }
     return failed;
+  }
+
+  /** @throws what `verifyChunk` throws, and what reading the digest throws: the bootstrap's chunk table may be bad */
+  async verify(chunk: PlannedChunk, bytes: Buffer): Promise<void> {
+    const expected = this.validate ? await this.digestOf(chunk.index) : null;
+    await verifyChunk(this.blob.info, chunk, bytes, { validate: this.validate, expected });
   }
 
   /** The image's word counts before the blob's. */

@@ -62,6 +62,9 @@ export function initChunkMap(fd: number, chunkCount: number): void {
   writeSync(fd, header, 0, HEADER_FIELDS_BYTES, 0);
 }
 
+/** Bytes of a map that are locked and written at once. */
+const MARKED_BYTES_MAX = 64;
+
 /** The file's bits, all of them when its all-ready word is set. */
 export function mapBits(fd: number, chunkCount: number): Uint8Array {
   const bits = Buffer.alloc(Math.ceil(chunkCount / 8));
@@ -129,7 +132,9 @@ export class ChunkMap {
   async refute(chunk: number): Promise<void> {
     if (this.fd < 0 || !this.isWritable) return;
     if (isAllReady(this.fd)) writeSync(this.fd, Buffer.alloc(4), 0, 4, ALL_READY_AT);
-    await this.changeInFile(chunk, (byte) => byte & (0xff ^ maskOf(chunk)));
+    await this.changeInFile(chunk >> 3, 1, (bytes) => {
+      bytes[0] &= 0xff ^ maskOf(chunk);
+    });
   }
 
   /**
@@ -137,20 +142,38 @@ export class ChunkMap {
    * @throws the system error of a write that failed; the bit is not set then
    */
   async markReady(chunk: number): Promise<void> {
-    if (this.fd >= 0) await this.changeInFile(chunk, (byte) => byte | maskOf(chunk));
-    this.accept(chunk);
+    await this.markAllReady([chunk]);
   }
 
-  private async changeInFile(chunk: number, change: (byte: number) => number): Promise<void> {
-    const at = HEADER_BYTES + (chunk >> 3);
-    const isLocked = await this.lockByte(at);
+  /** As `markReady` for each; neighbours cost as much as one. */
+  async markAllReady(chunks: readonly number[]): Promise<void> {
+    const inOrder = [...chunks].sort((a, b) => a - b);
+    for (let i = 0; i < inOrder.length; ) {
+      const first = inOrder[i] >> 3;
+      let count = 1;
+      while (i + count < inOrder.length && (inOrder[i + count] >> 3) - first < MARKED_BYTES_MAX) count++;
+      const some = inOrder.slice(i, i + count);
+      if (this.fd >= 0) {
+        await this.changeInFile(first, (some[count - 1] >> 3) - first + 1, (bytes) => {
+          for (const chunk of some) bytes[(chunk >> 3) - first] |= maskOf(chunk);
+        });
+      }
+      for (const chunk of some) this.accept(chunk);
+      i += count;
+    }
+  }
+
+  /** Changes `count` bytes of the file's bits from byte `first` on, under their lock. */
+  private async changeInFile(first: number, count: number, change: (bytes: Buffer) => void): Promise<void> {
+    const at = HEADER_BYTES + first;
+    const isLocked = await this.lockBytes(at, count);
     try {
-      const byte = Buffer.alloc(1);
-      readSync(this.fd, byte, 0, 1, at);
-      byte[0] = change(byte[0]!);
-      writeSync(this.fd, byte, 0, 1, at);
+      const bytes = Buffer.alloc(count);
+      readSync(this.fd, bytes, 0, count, at);
+      change(bytes);
+      writeSync(this.fd, bytes, 0, count, at);
     } finally {
-      if (isLocked) unlock(this.fd, at, 1);
+      if (isLocked) unlock(this.fd, at, count);
     }
   }
 
@@ -168,9 +191,9 @@ export class ChunkMap {
   }
 
   /** Without the lock after all tries: at worst a bit of another process is lost, and its chunk fetched again. */
-  private async lockByte(at: number): Promise<boolean> {
+  private async lockBytes(at: number, count: number): Promise<boolean> {
     for (let tries = 0; tries < BYTE_LOCK_TRIES; tries++) {
-      if (tryLock(this.fd, at, 1) === 0) return true;
+      if (tryLock(this.fd, at, count) === 0) return true;
       await sleep(BYTE_LOCK_PAUSE_MS);
     }
     return false;

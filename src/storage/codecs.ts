@@ -80,6 +80,20 @@ export const CODECS: Record<Compressor, Codec> = {
   },
 };
 
+/**
+ * Decoders into memory of the caller's, which takes exactly the decoded bytes; null for algorithms that are only fast
+ * enough on other threads. In one turn: not for chunks of many MiB. They throw DECODE as `decompress` does.
+ */
+export const DECODERS_INTO: Record<Compressor, ((bytes: Buffer, output: Buffer) => void) | null> = {
+  none: (bytes, output) => void exactly('none', bytes, bytes, output.length).copy(output),
+  lz4_block: (bytes, output) => void CODECS.lz4_block.decompress(bytes, output.length).copy(output),
+  gzip: null,
+  zstd: (bytes, output) => {
+    const written = attempt('zstd', bytes, output.length, () => zstd().dctx.decompress(output, bytes));
+    exactly('zstd', bytes, output.subarray(0, written), output.length);
+  },
+};
+
 /** The compressor with this number in a blob entry, or null. */
 export function compressorOf(id: number): Compressor | null {
   for (const [name, codec] of Object.entries(CODECS)) {

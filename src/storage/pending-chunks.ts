@@ -14,6 +14,8 @@ interface Pending {
 
 export class PendingChunks {
   private readonly chunks = new Map<number, Pending>();
+  /** Chunks that readers wait for. */
+  private wanted = 0;
 
   has(index: number): boolean {
     return this.chunks.has(index);
@@ -29,6 +31,7 @@ export class PendingChunks {
     });
     // Read-ahead that fails has nobody to tell.
     promise.catch(() => {});
+    if (isWanted) this.wanted++;
     this.chunks.set(index, { promise, resolve, reject, isWanted, isAhead: !isWanted, digests });
     return promise;
   }
@@ -37,12 +40,18 @@ export class PendingChunks {
   join(index: number): Promise<void> | null {
     const pending = this.chunks.get(index);
     if (pending === undefined) return null;
+    if (!pending.isWanted) this.wanted++;
     pending.isWanted = true;
     return pending.promise;
   }
 
   isWanted(index: number): boolean {
-    return this.chunks.get(index)?.isWanted === true;
+    return this.wanted > 0 && this.chunks.get(index)?.isWanted === true;
+  }
+
+  /** True while readers wait for any chunk. */
+  get isAnyWanted(): boolean {
+    return this.wanted > 0;
   }
 
   /** True when it was on its way before a reader asked: what becomes of it says nothing about a fetch made now. */
@@ -59,6 +68,7 @@ export class PendingChunks {
   settle(index: number, error?: unknown): void {
     const pending = this.chunks.get(index);
     this.chunks.delete(index);
+    if (pending?.isWanted === true) this.wanted--;
     if (error === undefined) pending?.resolve();
     else pending?.reject(error);
   }

@@ -6,7 +6,8 @@ import { statfs } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf, explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
-import type { BlobPrefetch, PrefetchRange } from './blob-prefetch.ts';
+import type { BlobPrefetch, PrefetchRange, StreamOptions } from './blob-prefetch.ts';
+import { BATCH_BYTES } from './chunk-batch.ts';
 import { BEHIND_MAX } from './gate.ts';
 import { Pace } from './prefetch-pace.ts';
 import type { PrefetchTarget } from './store.ts';
@@ -45,10 +46,10 @@ export interface PrefetchProgress {
 }
 
 /**
- * Requests are at least this long where there is that much to fetch: at 100 MB/s 40 ms, of which a round trip is a
- * small part. Streams decode what arrives, so that nobody waits for the end of a long one.
+ * Requests are at least this long where there is that much to fetch: at 100 MB/s 20 ms, in which the other stream's round
+ * trip passes. Streams decode what arrives, so that nobody waits for the end of a long one.
  */
-const RANGE_BYTES_MIN = 4 << 20;
+const RANGE_BYTES_MIN = 2 << 20;
 /** And at most this long: each stream holds as much memory. */
 const RANGE_BYTES_MAX = 8 << 20;
 /** Room that prefetch leaves on the disk of the cache: readers need it more. */
@@ -62,6 +63,8 @@ const PASS_PAUSE_MAX_MS = 30_000;
 const IDLE_PASSES_MAX = 24;
 /** The error that no other range would fare better with. */
 const DISK_ERROR = 'UNCACHED';
+
+type Memory = Pick<StreamOptions, 'room' | 'batchRoom'>;
 
 export class Prefetch {
   readonly progress: PrefetchProgress;
@@ -136,11 +139,11 @@ export class Prefetch {
   private async pass(): Promise<void> {
     const ranges = this.ranges();
     const work = async (): Promise<void> => {
-      const room = Buffer.allocUnsafeSlow(this.rangeBytes);
+      const memory = { room: Buffer.allocUnsafeSlow(this.rangeBytes), batchRoom: Buffer.allocUnsafeSlow(BATCH_BYTES) };
       for (;;) {
         const { value, done } = await ranges.next();
         if (done === true) return;
-        await this.fetch(value, room);
+        await this.fetch(value, memory);
       }
     };
     await Promise.all(Array.from({ length: this.progress.workers }, work));
@@ -168,7 +171,7 @@ export class Prefetch {
     }
   }
 
-  private async fetch(work: PrefetchRange & { behind: BlobPrefetch; pace: Pace }, room: Buffer): Promise<void> {
+  private async fetch(work: PrefetchRange & { behind: BlobPrefetch; pace: Pace }, memory: Memory): Promise<void> {
     const { progress } = this;
     const { signal } = this.ending;
     const { behind, pace } = work;
@@ -176,7 +179,7 @@ export class Prefetch {
     const startedAt = performance.now();
     try {
       if (signal.aborted || !(await this.hasDisk(work.range.bytes))) return;
-      const { bytes, requests, isWhole } = await behind.stream(work, { pace, signal, room });
+      const { bytes, requests, isWhole } = await behind.stream(work, { pace, signal, ...memory });
       progress.bytes += bytes;
       progress.requests += requests;
       if (!isWhole) this.left++;

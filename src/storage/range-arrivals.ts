@@ -13,6 +13,8 @@ interface Steps {
   install: (unit: UnitChunks, stored: Buffer) => Promise<void>;
   /** Of the units that have arrived, one a reader waits for goes first. */
   isWanted: (unit: UnitChunks) => boolean;
+  /** All that has arrived so far is installed. What it throws ends the range. */
+  idle?: () => Promise<void>;
   /** Told first of all, and with all bytes that arrive; may hold the source up. */
   arrived?: (count: number) => Promise<void> | undefined;
 }
@@ -41,8 +43,9 @@ export class RangeArrivals implements Sink {
     while (this.next < this.units.length && this.units[this.next].end <= count) {
       this.ready.push(this.units[this.next++].chunks);
     }
-    if (this.ready.length > 0 && this.failure === null) this.draining ??= this.drain();
-    return this.steps.arrived?.(count);
+    const held = this.steps.arrived?.(count);
+    if (this.failure === null) this.draining ??= this.drain();
+    return held;
   }
 
   /** Resolves when all that arrived is installed. @throws what `install` threw first */
@@ -51,11 +54,20 @@ export class RangeArrivals implements Sink {
     if (this.failure !== null) throw this.failure.error;
   }
 
+  private takeNext(): UnitChunks | undefined {
+    const wanted = this.ready.length > 1 ? this.ready.findIndex(this.steps.isWanted) : 0;
+    return this.ready.splice(Math.max(0, wanted), 1)[0];
+  }
+
   private async drain(): Promise<void> {
     try {
-      while (this.ready.length > 0) {
-        const first = Math.max(0, this.ready.findIndex(this.steps.isWanted));
-        const [unit] = this.ready.splice(first, 1);
+      for (;;) {
+        const unit = this.takeNext();
+        if (unit === undefined) {
+          await this.steps.idle?.();
+          if (this.ready.length === 0) break;
+          continue;
+        }
         const { compressedOffset, compressedSize } = unit[0].info;
         const at = compressedOffset - this.range.offset;
         await this.steps.install(unit, this.buffer.subarray(at, at + compressedSize));
