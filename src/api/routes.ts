@@ -10,7 +10,7 @@ import { badRequest, missingQuery, type Wrapper } from './errors.ts';
 /** What routes act on. */
 export interface Routed {
   daemon: Daemon;
-  /** Ends the process as SIGTERM does, but leaves a mount to the successor there may be. */
+  /** Ends the process as SIGTERM does. */
   exit(): void;
   /** No tolerance for umounts of what is not mounted. */
   strictUmount: boolean;
@@ -104,6 +104,12 @@ const step = (wrapper: Wrapper, run: (daemon: Daemon) => Promise<void>): Route =
     return DONE;
   });
 
+/** The answer says that a successor may start; then this process ends. */
+const leave = send('Configure', async ({ daemon, exit }) => {
+  await daemon.leave();
+  return { ...DONE, afterwards: exit };
+});
+
 type MetricsModule = typeof import('../daemon/metrics.ts');
 type Read = (daemon: Daemon, id: string | null, query: URLSearchParams) => unknown;
 
@@ -150,7 +156,7 @@ export const ROUTES: Readonly<Record<string, Methods>> = {
     GET: get('FsBackendInfo', ({ daemon }, ask) => ok(daemon.superblockOf(mountpointOf(ask)))),
   },
   '/api/v1/daemon/start': { PUT: step('Configure', (daemon) => daemon.start()) },
-  '/api/v1/daemon/exit': { PUT: send('Configure', ({ exit }) => ({ ...DONE, afterwards: exit })) },
+  '/api/v1/daemon/exit': { PUT: leave },
   '/api/v1/daemon/fuse/sendfd': { PUT: step('Upgrade', (daemon) => daemon.sendFd()) },
   '/api/v1/daemon/fuse/takeover': { PUT: step('Upgrade', (daemon) => daemon.takeOver()) },
   '/api/v1/mount': { POST: mount, PUT: remount, DELETE: umount },

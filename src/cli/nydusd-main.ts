@@ -87,10 +87,7 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
   if (plan.apisock !== null) {
     // Imported here, so that the worker boots while this thread loads Node's HTTP server.
     const { ApiServer } = await import('../api/server.ts');
-    const exit = () => {
-      daemon.leave();
-      life.end(EXIT_OK, 'asked by the API');
-    };
+    const exit = () => life.end(EXIT_OK, 'asked by the API');
     const api = new ApiServer({ daemon, exit, strictUmount: plan.strictUmount }, log);
     life.stops(api);
     await api.listen(plan.apisock);

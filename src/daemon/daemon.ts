@@ -4,6 +4,7 @@
  *   INIT ──device thread ready, initial mount made, API bound──▶ RUNNING ──stop──▶ STOPPED
  *   INIT ──takeover: all a predecessor left is here──▶ READY ──start──▶ RUNNING     (failover/)
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { LogLevel } from '../common/log.ts';
 import { LOG_LEVELS } from '../common/log.ts';
 import { STATS_BYTES } from '../fuse/stats-layout.ts';
@@ -38,6 +39,9 @@ export interface DaemonOptions {
   onDeviceGone: (reason: string) => void;
 }
 
+/** The device thread stops within milliseconds, unless a system call of it hangs. */
+const LEAVE_MS_MAX = 500;
+
 interface BackendInfo {
   backend_type: 'Rafs' | 'PassthroughFs';
   mountpoint: string;
@@ -66,6 +70,7 @@ export class Daemon {
   private steps: Promise<unknown> = Promise.resolve();
   /** The successor gets the mount: the end of this process does not unmount. */
   private leavesMount = false;
+  private stopped: Promise<void> | null = null;
 
   /** Starts the device thread at once; `ready` tells how that went. */
   constructor(private readonly options: DaemonOptions) {
@@ -139,9 +144,16 @@ export class Daemon {
     });
   }
 
-  /** `PUT exit`: with a supervisor somebody else goes on with the mount, without one nobody can. */
-  leave(): void {
-    this.leavesMount = this.options.supervisor !== null;
+  /**
+   * `PUT exit`: with a supervisor somebody else goes on with the mount. Resolves when we take nothing more from the
+   * kernel: what we took after the successor had asked for everything unanswered would be lost.
+   */
+  async leave(): Promise<void> {
+    const { transport, supervisor } = this.options;
+    if (transport.kind !== 'fuse' || supervisor === null) return;
+    this.leavesMount = true;
+    const stopped = this.stop().catch(() => {}); // a device thread that is gone takes nothing either
+    await Promise.race([stopped, sleep(LEAVE_MS_MAX, undefined, { ref: false })]);
   }
 
   private step(work: () => Promise<void>): Promise<void> {
@@ -220,7 +232,12 @@ export class Daemon {
   }
 
   /** Stops the device thread: resolves when it has closed its sockets and left the kernel mount. */
-  async stop(): Promise<void> {
+  stop(): Promise<void> {
+    this.stopped ??= this.stopDevice();
+    return this.stopped;
+  }
+
+  private async stopDevice(): Promise<void> {
     const { transport } = this.options;
     if (transport.kind === 'fuse' && transport.succeeds && this.state !== 'RUNNING') this.leavesMount = true; // not ours yet
     this.state = 'STOPPED';

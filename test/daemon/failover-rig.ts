@@ -37,8 +37,20 @@ export interface TestImage {
   sums: Record<string, string>;
 }
 
-/** An image with big files, many names in its root, and an xattr on each `big` file. */
-export function buildImage(dir: string): TestImage {
+let built: TestImage | null = null;
+
+/** The image of all rigs of this process; it goes with the process. */
+function testImage(): TestImage {
+  if (built === null) {
+    const dir = mkdtempSync(join(tmpdir(), 'failover-image-'));
+    process.once('exit', () => rmSync(dir, { recursive: true, force: true }));
+    built = buildImage(dir);
+  }
+  return built;
+}
+
+/** An image with big files that have an xattr each, and with many names in its root. */
+function buildImage(dir: string): TestImage {
   const [source, blobs, bootstrap] = [join(dir, 'source'), join(dir, 'blobs'), join(dir, 'image.boot')];
   for (const path of [join(source, 'data'), blobs]) mkdirSync(path, { recursive: true });
   const sums: Record<string, string> = {};
@@ -60,7 +72,7 @@ export class FailoverRig {
   readonly dir = mkdtempSync(join(tmpdir(), 'failover-'));
   readonly mountpoint = join(this.dir, 'mnt');
   readonly supervisor = new Supervisor(join(this.dir, 'supervisor.sock'));
-  readonly image = buildImage(this.dir);
+  readonly image = testImage();
   readonly configFile = join(this.dir, 'config.json');
   daemon: Nydusd | null = null;
   private upgrades = 0;
@@ -71,16 +83,18 @@ export class FailoverRig {
   ) {
     mkdirSync(this.mountpoint);
     mkdirSync(join(this.dir, 'cache'));
-    this.configure(localfsConfig(this.image.blobs, join(this.dir, 'cache')));
+    this.configure('localfs', { dir: this.image.blobs });
   }
 
-  /** What images are mounted with from now on. */
-  configure(config: object): void {
-    writeFileSync(this.configFile, JSON.stringify(config));
+  /** Where images mounted from now on have their data, and what else the daemon's configuration says from now on. */
+  configure(type: 'localfs' | 'registry', config: object): void {
+    const base = localfsConfig(this.image.blobs, join(this.dir, 'cache'));
+    const device = { ...(base['device'] as object), id: '/5', backend: { type, config } };
+    writeFileSync(this.configFile, JSON.stringify({ ...base, device }));
   }
 
   /** Starts a daemon as the snapshotter does, in the words of kata-contract 11. */
-  launch(apisock = join(this.dir, 'api.sock'), upgrade = false): Nydusd {
+  launch(apisock: string = join(this.dir, 'api.sock'), upgrade = false): Nydusd {
     const at = ['--mountpoint', this.mountpoint, '--apisock', apisock];
     const log = ['--log-level', 'debug', '--log-rotation-size', '100'];
     const failover = ['--failover-policy', this.policy];

@@ -42,7 +42,7 @@ const HEAD_BYTES = 48;
 /** 4,096 mounts with 16 KiB of configuration each. */
 export const STATE_BYTES_MAX = 64 * 1024 * 1024;
 
-export function encodeState(state: SavedDaemon): Buffer {
+export function encodeState(state: SavedDaemon): Buffer<ArrayBuffer> {
   const arena = Buffer.from(state.device.arena).toString('base64');
   const body = Buffer.from(JSON.stringify({ ...state, device: { ...state.device, arena } }));
   const head = Buffer.alloc(HEAD_BYTES);
