@@ -3,16 +3,18 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createRequire } from 'node:module';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import fc from 'fast-check';
 import { SILENT } from '../../common/log.ts';
 import { BLOB, BLOB_ID, backendSuite, NEVER } from '../backend.suite.ts';
 import { type Backend, openBackend } from '../backend.ts';
 import { type ObjectStoreConfig, parseConfig } from '../config.ts';
 import { openHttpClient } from '../http.ts';
-import { openObjectStore, ossAuthorization, signV4 } from './object-store.ts';
+import { encodePath, openObjectStore, ossAuthorization, signV4 } from './object-store.ts';
 
 const SECRET = 'wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY';
 const PREFIX = 'team a/(1)+';
@@ -36,6 +38,61 @@ test('the OSS signature is the one that openssl makes', () => {
   const binary = execFileSync('openssl', ['dgst', '-sha1', '-hmac', SECRET, '-binary'], { input: text });
   const expected = `OSS id:${binary.toString('base64')}`;
   assert.equal(ossAuthorization('id', SECRET, 'GET', DATE, `/bucket/${BLOB_ID}`), expected);
+});
+
+/** The SDKs carry no types. */
+interface Aws4 {
+  sign(
+    request: { service: string; region: string; host: string; method: string; path: string; headers: object },
+    keys: { accessKeyId: string; secretAccessKey: string },
+  ): { headers: Record<string, string> };
+}
+interface AliSigner {
+  buildCanonicalString(method: string, resource: string, request: object, expires: string): string;
+  authorization(accessKeyId: string, secret: string, canonical: string): string;
+}
+const require = createRequire(import.meta.url);
+const aws4 = require('aws4') as Aws4;
+const aliOss = require('ali-oss/lib/common/signUtils.js') as AliSigner;
+
+/** Keys of objects as prefixes make them: every printable character, some outside of ASCII, several slashes. */
+const objectKeys = fc.string({ unit: fc.constantFrom(...`/ !"#$%&'()*+,-.:;<=>?@[]^_{|}~azAZ09äπ€`), maxLength: 40 });
+const dates = fc.date({ min: new Date('2000-01-01'), max: new Date('2100-01-01'), noInvalidDate: true });
+
+test('signatures of S3 are those of the SDK aws4, for any key, region, secret and date', () => {
+  const property = fc.property(
+    objectKeys,
+    dates,
+    fc.constantFrom('GET', 'HEAD'),
+    fc.stringMatching(/^[a-z]{2}-[a-z]{4,9}-\d$/),
+    fc.string({ minLength: 1 }),
+    (key, date, method, region, secret) => {
+      const url = new URL(`https://s3.example:9000/${encodePath(`bucket/${key}`)}`);
+      const signed = signV4({ accessKeyId: 'id', secret, region }, method, url, { range: 'bytes=0-9' }, date);
+      const { authorization, ...headers } = signed;
+      const request = { service: 's3', region, host: url.host, method, path: url.pathname, headers };
+      const all = { ...request, extraHeadersToInclude: { range: true } };
+      const expected = aws4.sign(all, { accessKeyId: 'id', secretAccessKey: secret }).headers['Authorization'];
+      assert.equal(authorization, expected);
+    },
+  );
+  fc.assert(property, { numRuns: 200 });
+});
+
+test('signatures of OSS are those of the SDK ali-oss, for any key, secret and date', () => {
+  const property = fc.property(
+    objectKeys,
+    dates,
+    fc.constantFrom('GET', 'HEAD'),
+    fc.string(),
+    (key, at, method, secret) => {
+      const [date, resource] = [at.toUTCString(), `/bucket/${key}`];
+      const canonical = aliOss.buildCanonicalString(method, resource, { headers: { 'content-type': '' } }, date);
+      const expected = aliOss.authorization('id', secret, canonical);
+      assert.equal(ossAuthorization('id', secret, method, date, resource), expected);
+    },
+  );
+  fc.assert(property, { numRuns: 200 });
 });
 
 const root = mkdtempSync(join(tmpdir(), 'object-store-'));

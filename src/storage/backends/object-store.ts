@@ -95,7 +95,7 @@ export function ossAuthorization(
 }
 
 /** As both stores want it: every byte but the unreserved ones and `/` as %XX, in the URL and in what is signed alike. */
-function encodePath(path: string): string {
+export function encodePath(path: string): string {
   const code = (char: string) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`;
   return path
     .split('/')
