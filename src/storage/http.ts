@@ -6,6 +6,7 @@
  * budget of 72), `node:http` and `node:https` 3 ms and 2 MB. They are imported here with the first HTTP backend.
  */
 import type { ClientRequest, IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
 import type { SecureContext } from 'node:tls';
 import type { Sink } from './backend.ts';
 import { storageError } from './errors.ts';
@@ -17,6 +18,8 @@ export const BODY_TIMEOUT_MS = 5_000;
 const KEEP_ALIVE_MS = 15_000;
 /** Connections to one server: demand reads of many guests' processes at once, yet polite to a registry. */
 const CONNECTIONS_MAX = 16;
+/** Connections kept while nothing is asked. */
+const KEPT_MAX = 4;
 /** Bodies that are not blob data (tokens, error texts) end here. */
 const TEXT_BODY_BYTES_MAX = 1 << 20;
 /** A new connection costs about what reading this much does. */
@@ -65,13 +68,21 @@ export interface HttpClient {
 /** Opens a client. Modules are loaded here, so that a daemon without HTTP backend never pays for them. */
 export async function openHttpClient(options: HttpOptions): Promise<HttpClient> {
   const [http, https] = await Promise.all([import('node:http'), import('node:https')]);
-  const shared = { keepAlive: true, keepAliveMsecs: KEEP_ALIVE_MS, maxSockets: CONNECTIONS_MAX, maxFreeSockets: 4 };
+  const shared = {
+    keepAlive: true,
+    keepAliveMsecs: KEEP_ALIVE_MS,
+    maxSockets: CONNECTIONS_MAX,
+    maxFreeSockets: KEPT_MAX,
+  };
   const { proxy } = options;
   const tls = { rejectUnauthorized: !options.skipVerify, ...(await extraAuthorities(options.ca)) };
   const plain = new http.Agent(shared);
   const secure = new https.Agent({ ...shared, ...tls });
   const tunnel =
     proxy === null ? null : (await import('./http-tunnel.ts')).openTunnelAgent(proxy, shared, tls, options);
+
+  /** Connections that have served a request; `reusedSocket` of Node leaves out requests that waited for one. */
+  const used = new WeakSet<Socket>();
 
   /** What to ask whom: the server itself, or the proxy by absolute URL or through a tunnel. */
   function outgoingOf(request: HttpRequest, signal: AbortSignal): ClientRequest {
@@ -100,8 +111,11 @@ export async function openHttpClient(options: HttpOptions): Promise<HttpClient> 
       const phase = new PhaseTimer(target, (error) => outgoing.destroy(error));
       phase.start('connect', options.connectTimeoutMs);
       const sent = () => phase.start('headers', options.headersTimeoutMs);
+      let isKept = false;
       outgoing.on('socket', (socket) => {
-        if (!socket.connecting && outgoing.reusedSocket) sent();
+        isKept = used.has(socket);
+        used.add(socket);
+        if (isKept) sent();
         else socket.once('encrypted' in socket ? 'secureConnect' : 'connect', sent);
       });
       outgoing.on('response', (body) => {
@@ -114,7 +128,7 @@ export async function openHttpClient(options: HttpOptions): Promise<HttpClient> 
         phase.stop();
         if (signal.aborted) reject(signal.reason);
         else if ('facts' in error) reject(error);
-        else reject(new ConnectionLost(outgoing.reusedSocket, connectError(target, error)));
+        else reject(new ConnectionLost(isKept, connectError(target, error)));
       });
       outgoing.end(request.body);
     });
@@ -123,14 +137,14 @@ export async function openHttpClient(options: HttpOptions): Promise<HttpClient> 
   return {
     bodyTimeoutMs: options.bodyTimeoutMs,
     async send(request, signal) {
-      try {
-        return await once(request, signal).catch((error: unknown) => {
-          // A kept connection may have been closed by the server just now; that is no failure of the server.
-          if (error instanceof ConnectionLost && error.reused) return once(request, signal);
-          throw error;
-        });
-      } catch (error) {
-        throw error instanceof ConnectionLost ? error.why : error;
+      // A kept connection may have been closed by the server just now, and so may all of them: no failure of the server.
+      for (let kept = 0; ; kept++) {
+        try {
+          return await once(request, signal);
+        } catch (error) {
+          if (!(error instanceof ConnectionLost)) throw error;
+          if (!error.isKept || kept === KEPT_MAX) throw error.why;
+        }
       }
     },
     close() {
@@ -150,7 +164,8 @@ async function extraAuthorities(ca: string[]): Promise<{ secureContext?: SecureC
 
 class ConnectionLost extends Error {
   constructor(
-    readonly reused: boolean,
+    /** On a connection that was kept from an earlier request. */
+    readonly isKept: boolean,
     readonly why: Error,
   ) {
     super(why.message);

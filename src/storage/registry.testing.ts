@@ -30,8 +30,10 @@ export interface TestRegistry {
   auth: string;
   /** Tokens handed out so far, and by which method they were asked for. */
   tokens: { method: string }[];
-  /** Makes tokens given out from now on live this long. */
-  setTokenSeconds(seconds: number): void;
+  /** Makes tokens given out from now on live this long, and say that they do, or something else. */
+  setTokenSeconds(seconds: number, saidSeconds?: number): void;
+  /** Makes the token server refuse all credentials. */
+  refuseAll(isOn: boolean): void;
   close(): Promise<void>;
 }
 
@@ -54,7 +56,8 @@ export async function startRegistry(
     host: `127.0.0.1:${port}`,
     auth: mode === 'none' ? '' : Buffer.from(`${USER}:${PASSWORD}`).toString('base64'),
     tokens: tokenServer?.tokens ?? [],
-    setTokenSeconds: (seconds) => tokenServer?.setSeconds(seconds),
+    setTokenSeconds: (seconds, said) => tokenServer?.setSeconds(seconds, said),
+    refuseAll: (isOn) => tokenServer?.refuseAll(isOn),
     async close() {
       child.kill('SIGKILL');
       await new Promise((resolve) => (child.exitCode === null ? child.once('exit', resolve) : resolve(null)));
@@ -98,7 +101,8 @@ interface TokenServer {
   server: Server;
   url: string;
   tokens: { method: string }[];
-  setSeconds(seconds: number): void;
+  setSeconds(seconds: number, said?: number): void;
+  refuseAll(isOn: boolean): void;
 }
 
 /** Answers GET only, so that clients must fall back from POST; wants the user's password. */
@@ -111,16 +115,18 @@ async function startTokenServer(dir: string): Promise<TokenServer> {
   const certificate = execFileSync('openssl', ['x509', '-in', join(dir, 'token.pem'), '-outform', 'DER']);
   const tokens: { method: string }[] = [];
   let seconds = 600;
+  let saidSeconds = seconds;
+  let refusesAll = false;
   const server = createServer((request, response) => {
     const url = new URL(request.url ?? '/', 'http://x');
     const password = Buffer.from(request.headers.authorization?.split(' ')[1] ?? '', 'base64').toString();
     if (request.method !== 'GET') return void response.writeHead(405).end();
-    if (password !== `${USER}:${PASSWORD}`) return void response.writeHead(401).end();
+    if (refusesAll || password !== `${USER}:${PASSWORD}`) return void response.writeHead(401).end();
     tokens.push({ method: request.method });
     const [type, name, actions] = (url.searchParams.get('scope') ?? '').split(':');
     const access = [{ type, name, actions: actions?.split(',') }];
     const token = signJwt(privateKey, certificate, url.searchParams.get('service') ?? '', seconds, access);
-    response.setHeader('content-type', 'application/json').end(JSON.stringify({ token, expires_in: seconds }));
+    response.setHeader('content-type', 'application/json').end(JSON.stringify({ token, expires_in: saidSeconds }));
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/token`;
@@ -128,8 +134,12 @@ async function startTokenServer(dir: string): Promise<TokenServer> {
     server,
     url,
     tokens,
-    setSeconds: (value) => {
+    setSeconds: (value, said = value) => {
       seconds = value;
+      saidSeconds = said;
+    },
+    refuseAll: (isOn) => {
+      refusesAll = isOn;
     },
   };
 }
