@@ -1,10 +1,12 @@
 /**
  * `npm test [-- FILE…]`: everything, from a bare checkout: system and npm packages, build, then all tests.
  * Files beside the sources and in test/daemon run two at a time; tests that boot guests one at a time, because software
- * emulation has the machine to itself then. Ends with the line `N passed, N failed, N skipped`.
+ * emulation has the machine to itself then. The one that waits ten minutes runs beside all of them. Ends with the line
+ * `N passed, N failed, N skipped`.
  */
-import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -14,6 +16,8 @@ const IS_CI = process.env.CI === 'true';
 /** A test file that hangs must not eat CI's whole time; the longest takes a few minutes. */
 const FILE_TIMEOUT_MS = 6 * 60_000;
 const GUEST_TESTS = 'test/vm/';
+/** Sleeps for ten minutes: started first, waited for last. */
+const IDLE_TEST = join('test', 'daemon', 'idle.test.ts');
 
 const run = (program, args) => spawnSync(program, args, { cwd: ROOT, stdio: 'inherit' }).status === 0;
 
@@ -26,8 +30,9 @@ if (!run(process.execPath, ['scripts/build.mjs'])) process.exit(1);
 const given = process.argv.slice(2).map((name) => relative(ROOT, resolve(name)));
 const files = given.length > 0 ? given : ['src', 'test', 'scripts'].flatMap(testFiles);
 const total = { pass: 0, fail: 0, skipped: 0 };
+const idle = files.includes(IDLE_TEST) ? startIdle() : null;
 let isGood = runTests(
-  files.filter((file) => !file.startsWith(GUEST_TESTS)),
+  files.filter((file) => !file.startsWith(GUEST_TESTS) && file !== IDLE_TEST),
   2,
 );
 isGood =
@@ -35,6 +40,7 @@ isGood =
     files.filter((file) => file.startsWith(GUEST_TESTS)),
     1,
   ) && isGood;
+if (idle !== null) isGood = (await endOf(idle)) && isGood;
 process.stdout.write(`\n${total.pass} passed, ${total.fail} failed, ${total.skipped} skipped\n`);
 process.exitCode = isGood && total.pass > 0 ? 0 : 1;
 
@@ -62,9 +68,31 @@ function runTests(names, concurrency) {
     `--test-reporter-destination=${tap}`,
     ...names,
   ]);
-  const text = readFileSync(tap, 'utf8');
-  for (const name of Object.keys(total))
-    total[name] += Number(new RegExp(`^# ${name} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
+  count(readFileSync(tap, 'utf8'));
   rmSync(scratch, { recursive: true });
   return isGood;
+}
+
+function count(text) {
+  for (const name of Object.keys(total))
+    total[name] += Number(new RegExp(`^# ${name} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
+}
+
+function startIdle() {
+  const scratch = mkdtempSync(join(tmpdir(), 'npm-test-'));
+  const log = join(scratch, 'tap');
+  const args = ['--import', 'tsx', '--test', '--test-reporter=tap', IDLE_TEST];
+  const out = openSync(log, 'w');
+  const child = spawn(process.execPath, args, { cwd: ROOT, stdio: ['ignore', out, out] });
+  return { scratch, log, exit: once(child, 'exit') };
+}
+
+/** True when it passed; else what it said is printed. */
+async function endOf({ scratch, log, exit }) {
+  const [code] = await exit;
+  const text = readFileSync(log, 'utf8');
+  if (code !== 0) process.stdout.write(text);
+  count(text);
+  rmSync(scratch, { recursive: true });
+  return code === 0;
 }

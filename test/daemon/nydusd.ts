@@ -48,9 +48,10 @@ export class Nydusd {
     readonly dir: string = mkdtempSync(join(tmpdir(), 'nydusd-test-')),
     command: readonly string[] = [NYDUSD],
     apisock: string = join(dir, 'api.sock'),
+    sock: string = join(dir, 'vhost-fs.sock'),
   ) {
     assert.ok(existsSync(NYDUSD), `${NYDUSD} is missing: run npm run build`);
-    this.sock = join(dir, 'vhost-fs.sock');
+    this.sock = sock;
     this.apisock = apisock;
     const [program, ...rest] = [...command, ...argv(this.sock, this.apisock)];
     this.child = spawn(program!, rest, { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
