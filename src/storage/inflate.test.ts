@@ -37,6 +37,14 @@ describe('deflate streams entered in the middle', () => {
       assert.ok(got.equals(after));
     });
   }
+  test('a range that starts at the end of a member, with its trailer', async () => {
+    const bytes = text(100, 3);
+    const members = Buffer.concat([gzipSync(text(50, 2)), gzipSync(bytes)]);
+    const end = gzipSync(text(50, 2)).length;
+    const entry = { ...FRESH, dictionary: text(4000, 2).subarray(-WINDOW_BYTES) };
+    assert.ok((await inflateFrom(entry, members.subarray(end - 8), bytes.length)).equals(bytes));
+    await assert.rejects(inflateFrom(entry, Buffer.alloc(30, 0x48), 10), /stored block/);
+  });
   test('ends at the wanted length, whatever follows', async () => {
     const bytes = text(100_000, 1);
     const got = await inflateFrom(FRESH, deflateRawSync(bytes), 1000);

@@ -31,11 +31,22 @@ export async function gunzipUpTo(input: Uint8Array, outputBytes: number): Promis
 }
 
 /**
- * Decodes from the middle of a gzip file, over the ends of members if need be.
+ * Decodes from the middle of a gzip file, over the ends of members if need be. Builders of 2.2 also let a range start at
+ * the very end of a member: then its trailer comes first.
  * @returns at most `outputBytes` bytes, fewer when the input ends early
  * @throws as `gunzipUpTo`
  */
 export async function inflateFrom(entry: EntryPoint, input: Uint8Array, outputBytes: number): Promise<Buffer> {
+  try {
+    return await inflateMembers(entry, input, outputBytes);
+  } catch (error) {
+    const rest = input.subarray(GZIP_TRAILER_BYTES);
+    if (entry.bits !== 0 || !isMember(rest)) throw error;
+    return inflateMembers(MEMBER_START, rest.subarray(memberHeaderBytes(rest)), outputBytes);
+  }
+}
+
+async function inflateMembers(entry: EntryPoint, input: Uint8Array, outputBytes: number): Promise<Buffer> {
   const output = Buffer.allocUnsafeSlow(outputBytes);
   let { made, used } = await inflateInto(output, entry, input);
   let rest = input;
@@ -76,11 +87,15 @@ async function inflateInto(
 const GZIP_HEADER_BYTES = 10;
 const GZIP_FLAG = { HEADER_CRC: 0x02, EXTRA: 0x04, NAME: 0x08, COMMENT: 0x10, RESERVED: 0xe0 } as const;
 
+function isMember(input: Uint8Array): boolean {
+  const isDeflate = input.length >= GZIP_HEADER_BYTES && input[0] === 0x1f && input[1] === 0x8b && input[2] === 8;
+  return isDeflate && (input[3] & GZIP_FLAG.RESERVED) === 0;
+}
+
 /** Length of the gzip header at the start of `input` (RFC 1952, 2.3). */
 function memberHeaderBytes(input: Uint8Array): number {
   const flags = input[3];
-  const isMember = input.length >= GZIP_HEADER_BYTES && input[0] === 0x1f && input[1] === 0x8b && input[2] === 8;
-  if (!isMember || flags & GZIP_FLAG.RESERVED) throw new Error('no gzip member starts here');
+  if (!isMember(input)) throw new Error('no gzip member starts here');
   let at = GZIP_HEADER_BYTES;
   if (flags & GZIP_FLAG.EXTRA) at += 2 + ((input[at] ?? 0) | ((input[at + 1] ?? 0) << 8));
   for (const flag of [GZIP_FLAG.NAME, GZIP_FLAG.COMMENT]) {
