@@ -27,6 +27,8 @@ export function diagnose(host: Host, versionOf: (program: string) => string | nu
     ...commands(host, versionOf),
     ...kata(host),
     ...containerd(host),
+    // Another root's programs are not ours to run.
+    ...(host.root === '/' ? snapshotterOfHandler(host, versionOf('containerd')) : []),
     ...ofSnapshotter(snapshotter),
     ...(host.root === '/' ? kernel(host) : []),
   ];
@@ -124,6 +126,18 @@ function containerd(host: Host): Finding[] {
       mend,
     );
   });
+}
+
+/** containerd before 1.7 knows no snapshotter of a handler: it takes the one of all pods. @param version `containerd --version` */
+export function snapshotterOfHandler(host: Pick<Host, 'text'>, version: string | null): Finding[] {
+  const [, major, minor] = / v?(\d+)\.(\d+)\.\d+/.exec(version ?? '') ?? [];
+  if (major === undefined || Number(major) > 1 || Number(minor) >= 7) return [];
+  const table = 'plugins."io.containerd.grpc.v1.cri".containerd';
+  const is = valueAt(host.text(CONTAINERD_CONFIG) ?? '', table, 'snapshotter');
+  const mend = `upgrade containerd to 1.7, or for all pods ${CONTAINERD_CONFIG}: [${table}] snapshotter = "nydus"`;
+  return [
+    finding(`containerd ${major}.${minor} ignores a handler's snapshotter`, is === '"nydus"', is ?? 'not set', mend),
+  ];
 }
 
 function ofSnapshotter(content: string | null): Finding[] {

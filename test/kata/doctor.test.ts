@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { install } from '../../hack/kata/apply.ts';
-import { diagnose, modeOf } from '../../hack/kata/findings.ts';
+import { diagnose, modeOf, snapshotterOfHandler } from '../../hack/kata/findings.ts';
 import { Host } from '../../hack/kata/paths.ts';
 import { planFor } from '../../hack/kata/plan.ts';
 import { REPOSITORY } from '../daemon/nydusd.ts';
@@ -84,6 +84,21 @@ describe('modes', () => {
   ];
   for (const [config, mode] of rows)
     test(`${JSON.stringify(config)}: ${mode}`, () => assert.equal(modeOf(config).mode, mode));
+});
+
+describe('containerd that ignores a handler’s snapshotter', () => {
+  const ask = (version: string | null, config: string) =>
+    snapshotterOfHandler({ text: () => config }, version).map(({ ok, mend }) => [ok, mend !== '']);
+  const old = 'containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3';
+  const key = '[plugins."io.containerd.grpc.v1.cri".containerd]\nsnapshotter = "nydus"\n';
+  test('1.6 needs the key of all pods', () => {
+    assert.deepEqual(ask(old, 'version = 2\n'), [[false, true]]);
+    assert.deepEqual(ask(old, key), [[true, false]]);
+  });
+  test('1.7, 2.x and none do not', () => {
+    for (const version of ['containerd github.com/containerd/containerd v1.7.2 0cae', 'c v2.1.0 x', null])
+      assert.deepEqual(ask(version, ''), []);
+  });
 });
 
 test('the command: JSON, text, exit codes', () => {

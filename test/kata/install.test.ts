@@ -58,6 +58,8 @@ const put = (path: string, text: string) => {
 };
 const text = (path: string) => readFileSync(at(path), 'utf8');
 
+const unquoted = (value: string | null): string | null => value?.replaceAll(/^["']|["']$/g, '') ?? null;
+
 /** Every path below the root with its mode and content. */
 function tree(): Record<string, string> {
   const found: Record<string, string> = {};
@@ -177,6 +179,28 @@ describe('a host with everything', () => {
     ]) {
       const { status, stderr } = parse(path);
       assert.equal(status, 0, `${path}: ${stderr}`);
+    }
+  });
+
+  test('containerd takes what is merged into its defaults, into a short file, and into none', (t) => {
+    const containerd = (...args: string[]) => spawnSync('containerd', args, { encoding: 'utf8', timeout: 30_000 });
+    const defaults = containerd('config', 'default');
+    if (defaults.status !== 0) return t.skip('containerd is not installed');
+    const isNew = /^version = 3$/m.test(defaults.stdout);
+    for (const before of [defaults.stdout, isNew ? CONTAINERD_2 : CONTAINERD_1, null]) {
+      if (before === null) rmSync(at('/etc/containerd/config.toml'));
+      else fullHost(before);
+      good('install');
+      const { status, stdout, stderr } = containerd('--config', at('/etc/containerd/config.toml'), 'config', 'dump');
+      assert.equal(status, 0, stderr);
+      const cri = isNew ? 'plugins."io.containerd.cri.v1.runtime"' : 'plugins."io.containerd.grpc.v1.cri"';
+      const handler = `${cri}.containerd.runtimes.kata-nydus`;
+      assert.equal(unquoted(valueAt(stdout, handler, 'runtime_type')), 'io.containerd.kata.v2');
+      // containerd before 1.7 drops the key; doctor says what to do then.
+      const isKnown = valueAt(defaults.stdout, `${cri}.containerd.runtimes.runc`, 'snapshotter') !== null;
+      if (isKnown) assert.equal(unquoted(valueAt(stdout, handler, 'snapshotter')), 'nydus');
+      assert.equal(unquoted(valueAt(stdout, 'proxy_plugins.nydus', 'type')), 'snapshot');
+      good('uninstall');
     }
   });
 
