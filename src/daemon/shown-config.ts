@@ -9,7 +9,7 @@ export function shownConfig(config: StorageConfig): object {
     batch_size: config.prefetch.mergingBytes,
     bandwidth_limit: config.prefetch.bandwidthBytesPerSecond,
     prefetch_all: config.prefetch.prefetchAll,
-    stream_prefetch: false,
+    stream_prefetch: config.prefetch.streamPrefetch,
   };
   return {
     version: 2,

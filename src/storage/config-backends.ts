@@ -1,5 +1,5 @@
 /** Backends as configuration describes them, one type and one parser per kind (kata-contract 3.6). */
-import { type HttpConfig, isHttpUrl, loginOf, parseHttp } from './config-http.ts';
+import { type HttpConfig, isHttpUrl, loginOf, parseCredential, parseHttp } from './config-http.ts';
 import type { Members } from './config-members.ts';
 import { Secret } from './secret.ts';
 
@@ -88,12 +88,21 @@ function parseLocaldisk(config: Members): LocaldiskConfig {
   return { kind: 'localdisk', devicePath: config.required('device_path') };
 }
 
+const isHost = (text: string): boolean => /^[A-Za-z0-9.\-_[\]:]+$/.test(text) && URL.canParse(`http://${text}`);
+
+const credential = (config: Members, name: string): Secret =>
+  parseCredential(config.secret(name), (reason) => config.wrongSecret(name, reason));
+
 function parseRegistry(config: Members): RegistryConfig {
   const host = config.required('host');
-  if (!/^[A-Za-z0-9.\-_[\]:]+$/.test(host)) throw config.wrong('host', 'not a host name with optional port');
+  if (!isHost(host)) throw config.wrong('host', 'not a host name with optional port');
   const repo = config.required('repo');
   if (!/^[A-Za-z0-9._\-/]+$/.test(repo) || repo.split('/').includes('..')) {
     throw config.wrong('repo', 'not a repository name');
+  }
+  const blobRedirectedHost = config.text('blob_redirected_host', '');
+  if (blobRedirectedHost !== '' && !isHost(blobRedirectedHost)) {
+    throw config.wrong('blob_redirected_host', 'not a host name with optional port');
   }
   return {
     kind: 'registry',
@@ -101,10 +110,10 @@ function parseRegistry(config: Members): RegistryConfig {
     scheme: config.text('scheme', 'https') === 'http' ? 'http' : 'https',
     host,
     repo,
-    auth: new Secret(config.secret('auth')),
-    registryToken: new Secret(config.secret('registry_token')),
-    blobUrlScheme: config.text('blob_url_scheme', ''),
-    blobRedirectedHost: config.text('blob_redirected_host', ''),
+    auth: credential(config, 'auth'),
+    registryToken: credential(config, 'registry_token'),
+    blobUrlScheme: config.choice('blob_url_scheme', ['', 'http', 'https'], ''),
+    blobRedirectedHost,
     ...parseHttp(config),
   };
 }
@@ -114,7 +123,7 @@ const S3_ENDPOINT = 's3.amazonaws.com';
 function parseObjectStore(config: Members, kind: 'oss' | 's3'): ObjectStoreConfig {
   if (kind === 's3' && !config.has('endpoint')) throw config.wrong('endpoint', 'is required, possibly empty');
   const endpoint = (kind === 's3' ? config.text('endpoint', '') : config.required('endpoint')) || S3_ENDPOINT;
-  if (!/^[A-Za-z0-9.\-[\]:]+$/.test(endpoint)) throw config.wrong('endpoint', 'not a host name with optional port');
+  if (!isHost(endpoint)) throw config.wrong('endpoint', 'not a host name with optional port');
   const bucket = config.required('bucket_name');
   if (!/^[A-Za-z0-9._-]+$/.test(bucket)) throw config.wrong('bucket_name', 'not a bucket name');
   const objectPrefix = config.text('object_prefix', '');

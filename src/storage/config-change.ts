@@ -1,8 +1,8 @@
 /** Settings of a backend that `PUT /api/v1/config` changes while images are mounted (kata-contract 4.3). */
 import type { BackendConfig } from './config.ts';
-import { parseProxyUrl } from './config-http.ts';
+import { parseCredential, parseProxyUrl } from './config-http.ts';
 import { storageError } from './errors.ts';
-import { Secret } from './secret.ts';
+import type { Secret } from './secret.ts';
 
 /** What to change; null = leave as it is. */
 export interface BackendChange {
@@ -14,7 +14,7 @@ type Key = 'registry_auth' | 'proxy_url' | 'dragonfly_scheduler_endpoint';
 
 const PARSERS: Record<Key, (change: BackendChange, value: string) => void> = {
   registry_auth: (change, value) => {
-    change.registryAuth = new Secret(value);
+    change.registryAuth = parseCredential(value, (reason) => wrong('registry_auth', reason));
   },
   proxy_url: (change, value) => {
     change.proxy = parseProxyUrl(value, (reason) => wrong('proxy_url', reason));

@@ -120,6 +120,13 @@ function decoded(text: string): string {
   }
 }
 
+/** A credential that becomes part of a header: base64 of secrets files has a line break behind it. */
+export function parseCredential(text: string, refuse: (reason: string) => Error): Secret {
+  const trimmed = text.trim();
+  if (!/^[\x20-\x7e]*$/.test(trimmed)) throw refuse('holds characters that no header can');
+  return new Secret(trimmed);
+}
+
 function parseMirror(table: Members): MirrorConfig {
   const text = table.required('host');
   const full = text.includes('://') ? text : `https://${text}`;

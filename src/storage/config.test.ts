@@ -69,6 +69,7 @@ test('what Kata hands over', () => {
     mergingBytes: 1 << 20,
     bandwidthBytesPerSecond: 0,
     prefetchAll: true,
+    streamPrefetch: false,
   });
   assert.ok(config.backend.kind === 'registry');
   const { auth, registryToken, ...backend } = config.backend;

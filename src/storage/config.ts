@@ -47,6 +47,8 @@ export interface PrefetchConfig {
   mergingBytes: number;
   bandwidthBytesPerSecond: number;
   prefetchAll: boolean;
+  /** Whole blobs in one stream each, which is what is done anyway. */
+  streamPrefetch: boolean;
 }
 
 /** Longest text taken: the limit the reference daemon has for configuration files. */
@@ -55,6 +57,8 @@ const AMPLIFY_BYTES_DEFAULT = 1 << 20;
 const AMPLIFY_BYTES_MAX = 0x1000_0000;
 const PREFETCH_THREADS_DEFAULT = 8;
 const PREFETCH_THREADS_MAX = 1024;
+/** Any number is refused; a list beyond this is not looked at. */
+const EXTERNAL_BACKENDS_MAX = 1024;
 
 /**
  * Parses a configuration text. JSON with `version` and without `device` is v2, other JSON v1; what is no JSON is v2 TOML.
@@ -90,6 +94,7 @@ function parseToml(text: string): unknown {
 
 function parseV1(root: Members): StorageConfig {
   const device = root.object('device');
+  refuseExternalBackends(device);
   const cache = device.optionalObject('cache');
   return {
     id: device.text('id', ''),
@@ -111,10 +116,12 @@ function parseV2(root: Members): StorageConfig {
   if (root.whole('version', 0, Number.MAX_SAFE_INTEGER) !== 2) throw root.wrong('version', 'must be 2');
   const overlay = root.optionalObject('overlay');
   if (overlay !== null) throw root.wrong('overlay', 'a writable overlay is not supported; leave it out');
+  refuseExternalBackends(root);
   const backend = root.object('backend');
   const kind = backend.choice('type', Object.keys(BACKENDS) as BackendKind[]);
   const cache = root.optionalObject('cache');
   const rafs = root.optionalObject('rafs') ?? Members.of({}, 'rafs');
+  const cachePrefetch = parsePrefetchV2(cache?.optionalObject('prefetch') ?? null);
   return {
     id: root.text('id', ''),
     backend: BACKENDS[kind](backend.object(kind)),
@@ -126,8 +133,15 @@ function parseV2(root: Members): StorageConfig {
     iostatsFiles: rafs.flag('iostats_files', false),
     accessPattern: rafs.flag('access_pattern', false),
     latestReadFiles: rafs.flag('latest_read_files', false),
-    prefetch: parsePrefetchV2(rafs.optionalObject('prefetch') ?? cache?.optionalObject('prefetch') ?? null),
+    prefetch: rafs.has('prefetch') ? parsePrefetchV2(rafs.optionalObject('prefetch')) : cachePrefetch,
   };
+}
+
+/** Blobs of other owners are read from the one backend there is. */
+function refuseExternalBackends(table: Members): void {
+  if (table.objects('external_backends', EXTERNAL_BACKENDS_MAX).length > 0) {
+    throw table.wrongSecret('external_backends', 'are not supported; put external blobs where the others are');
+  }
 }
 
 function parsePrefetchV2(table: Members | null): PrefetchConfig {
@@ -138,20 +152,19 @@ function parsePrefetchV2(table: Members | null): PrefetchConfig {
     mergingBytes: table?.whole('batch_size', 0, AMPLIFY_BYTES_MAX) || AMPLIFY_BYTES_DEFAULT,
     bandwidthBytesPerSecond: table?.whole('bandwidth_limit', 0, Number.MAX_SAFE_INTEGER) ?? 0,
     prefetchAll: table?.flag('prefetch_all', false) ?? false,
+    streamPrefetch: table?.flag('stream_prefetch', false) ?? false,
   };
 }
 
 /** Zeros mean the defaults: old snapshotters write them into disabled tables (kata-contract 3.4). */
 function parsePrefetch(table: Members | null): PrefetchConfig {
-  if (table === null) {
-    return { enable: false, threads: 8, mergingBytes: 1 << 20, bandwidthBytesPerSecond: 0, prefetchAll: true };
-  }
   return {
-    enable: table.flag('enable', false),
-    threads: table.whole('threads_count', 0, PREFETCH_THREADS_MAX) || PREFETCH_THREADS_DEFAULT,
-    mergingBytes: table.whole('merging_size', 0, AMPLIFY_BYTES_MAX) || AMPLIFY_BYTES_DEFAULT,
-    bandwidthBytesPerSecond: table.whole('bandwidth_rate', 0, Number.MAX_SAFE_INTEGER),
-    prefetchAll: table.flag('prefetch_all', true),
+    enable: table?.flag('enable', false) ?? false,
+    threads: table?.whole('threads_count', 0, PREFETCH_THREADS_MAX) || PREFETCH_THREADS_DEFAULT,
+    mergingBytes: table?.whole('merging_size', 0, AMPLIFY_BYTES_MAX) || AMPLIFY_BYTES_DEFAULT,
+    bandwidthBytesPerSecond: table?.whole('bandwidth_rate', 0, Number.MAX_SAFE_INTEGER) ?? 0,
+    prefetchAll: table?.flag('prefetch_all', true) ?? true,
+    streamPrefetch: table?.flag('stream_prefetch', false) ?? false,
   };
 }
 
@@ -168,8 +181,13 @@ function parseCache(cache: Members, table: 'config' | 'filecache'): CacheConfig 
   if (cache.flag('compressed', false))
     throw cache.wrong('compressed', 'a compressed cache is not supported; leave it out');
   const config = cache.object(table);
-  if (config.flag('enable_encryption', false)) {
-    throw config.wrong('enable_encryption', 'an encrypted cache is not supported; leave it out');
+  for (const name of ['enable_encryption', 'enable_convergent_encryption']) {
+    if (config.flag(name, false)) throw config.wrong(name, 'an encrypted cache is not supported; leave it out');
+  }
+  // Means nothing without the flags above, but is a text all the same.
+  config.secret('encryption_key');
+  if (config.flag('disable_indexed_map', false)) {
+    throw config.wrong('disable_indexed_map', 'a cache without its map is not supported; leave it out');
   }
   const workDir = config.text('work_dir', '.');
   if (workDir === '' || workDir.includes('\0')) throw config.wrong('work_dir', 'not a directory name');
