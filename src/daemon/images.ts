@@ -219,9 +219,10 @@ export class LazyImages implements Images {
   /** `GET /api/v1/metrics/blobcache`: the snapshotter's garbage collection reads `underlying_files`. */
   cacheMetrics(image: OpenedImage): object {
     const stats = this.store?.stats;
+    const isCompressed = this.parts.get(image)?.config.cache?.isCompressed ?? false;
     const { blobs, verifiable } = this.parts.get(image)?.bootstrap ?? { blobs: [], verifiable: true };
     return {
-      underlying_files: blobs.map(({ id }) => basename(`${id}.blob.data`)),
+      underlying_files: blobs.map(({ id }) => basename(`${id}.blob.${isCompressed ? 'raw' : 'data'}`)),
       store_path: this.parts.get(image)?.config.cache?.workDir ?? '',
       partial_hits: 0,
       whole_hits: 0,

@@ -18,7 +18,7 @@ export function shownConfig(config: StorageConfig): object {
     external_backends: [],
     cache: {
       type: config.cache === null ? '' : 'blobcache',
-      compressed: false,
+      compressed: config.cache?.isCompressed ?? false,
       validate: config.validate,
       prefetch,
       filecache:

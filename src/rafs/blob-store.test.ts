@@ -1,7 +1,7 @@
 /** The real way of a cold read: image, handlers and BlobStore together, digests verified or not. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { closeSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, type TestContext, test } from 'node:test';
@@ -91,6 +91,17 @@ for (const one of CASES) {
 }
 
 for (const one of CASES.filter(([name]) => !name.includes('-4k'))) {
+  test(`${one[0]}: every file has its bytes out of a compressed cache, the second time without its blobs`, async (t) => {
+    const config = one[0].startsWith('inline-') ? { blob_file: bootPath(one[0]) } : { dir: BLOBS_DIR };
+    const workDir = mkdtempSync(join(dir, 'raw-'));
+    const cache = { type: 'blobcache', compressed: true, config: { work_dir: workDir } };
+    await readAll(t, one, { type: 'localfs', config }, false, bootPath(one[0]), cache);
+    assert.ok(readdirSync(workDir).every((name) => !name.endsWith('.blob.data')));
+    const gone = { type: 'localfs', config: { dir: workDir } };
+    const stats = await readAll(t, one, gone, true, bootPath(one[0]), cache);
+    // Images whose digests lie in the blob itself ask for these.
+    assert.equal(stats.chunksFetched, 0);
+  });
   test(`${one[0]}: every file has its bytes without a cache`, async (t) => {
     const config = one[0].startsWith('inline-') ? { blob_file: bootPath(one[0]) } : { dir: BLOBS_DIR };
     const stats = await readAll(t, one, { type: 'localfs', config }, true, bootPath(one[0]), { type: 'dummycache' });

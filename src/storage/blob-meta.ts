@@ -20,7 +20,7 @@ import {
   hasChunkTable,
 } from './blob-layout.ts';
 import { checkHeader, checkMetaDigest, decodeTable, refusal } from './blob-meta-rules.ts';
-import { openIfThere } from './cache-files.ts';
+import { openIfThere } from './cache-names.ts';
 import { cipherOf } from './cipher.ts';
 import { storageError } from './errors.ts';
 import { TableFile } from './table-file.ts';

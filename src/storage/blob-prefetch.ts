@@ -223,7 +223,8 @@ export class BlobPrefetch {
   }
 
   private isAbsent(index: number): boolean {
-    return !this.blob.pending.has(index) && !this.blob.cache.isReady(index);
+    const { pending, cache } = this.blob;
+    return !pending.has(index) && !cache.isReady(index) && !cache.isUnproven(index);
   }
 }
 

@@ -100,7 +100,7 @@ export class Blob {
     this.installer = new ChunkInstaller(decoding, validate, this.cache, this.pending, stats, log, () =>
       this.throwIfClosed(),
     );
-    this.unproven = new UnprovenChunks(decoding, this.cache, this.pending, stats, log);
+    this.unproven = new UnprovenChunks(decoding, validate, this.cache, this.pending, stats, log);
     // One listener per request under way: more than ten are no leak here.
     setMaxListeners(0, this.closing.signal);
   }

@@ -69,6 +69,10 @@ export class BootMarker {
     return new BootMarker(-1, suspects);
   }
 
+  get hasSuspects(): boolean {
+    return this.suspects !== null;
+  }
+
   /** Suspects among the eight chunks of a byte of the map. */
   suspectsOf(byte: number): number {
     return this.suspects?.[byte] ?? 0;

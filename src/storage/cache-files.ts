@@ -1,7 +1,8 @@
 /**
  * The files of one blob in the cache directory (rafs-format 6, kata-contract 5.5): made, checked, and made anew.
  *
- *   <id>.blob.data            sparse, chunks at their uncompressed offsets
+ *   <id>.blob.data            sparse, chunks at their uncompressed offsets; or else
+ *   <id>.blob.raw             sparse, stored bytes at their compressed offsets (`compressed`)
  *   <id>.blob.data.chunk_map  which of them are there
  *   <id>.blob.meta            chunk table (`blob-meta.ts`)
  *   <id>.blob.lock            ours, empty: byte ranges of it are locked by processes that fetch
@@ -11,13 +12,24 @@
  * ready, and every fetch tries to attach the files again; dup3 puts the real file below the number the device thread
  * already has. Wrong files are unlinked and never truncated, since others may have them mapped.
  */
-import { closeSync, constants, fstatSync, ftruncateSync, linkSync, mkdirSync, openSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  ftruncateSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  statSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { AppError } from '../common/app-error.ts';
 import { errnoName } from '../sys/errno.ts';
 import { dupOver, tryLock, unlock } from '../sys/lock.ts';
 import { BootMarker } from './boot-marker.ts';
-import { temporaryName, unlinkIfThere } from './cache-names.ts';
+import { withUnused } from './cache-evict.ts';
+import { BLOB_FILES, openIfThere, temporaryName, unlinkIfThere } from './cache-names.ts';
 import { LOCK_OPEN_AT } from './chunk-locks.ts';
 import { ChunkMap, checkChunkMap, chunkMapBytes, initChunkMap, mapBits, newReadyBits } from './chunk-map.ts';
 import { storageError } from './errors.ts';
@@ -32,6 +44,17 @@ const OPEN_LOCK_PAUSE_MS = 1;
 /** How far `attach` got. */
 export type CacheState = 'writable' | 'read-only' | 'none';
 
+/** What of a blob decides about its files. */
+export interface CacheForm {
+  chunkCount: number;
+  /** Keep stored bytes, which no device thread can read. */
+  isRaw: boolean;
+  /** Of the data file. */
+  fileBytes: number;
+  /** Bits of other processes count only once their chunk was checked here. */
+  validate: boolean;
+}
+
 export class CacheFiles {
   /** Never changes its number; what it names may change: /dev/null or a read-only file for the real one, a cut file for a new one. */
   readonly dataFd: number;
@@ -45,20 +68,26 @@ export class CacheFiles {
   private readonly mapPath: string;
   private readonly lockPath: string;
   private readonly bootPath: string;
+  /** Of the other form, with which this one would share its map. */
+  private readonly otherPath: string;
+  private readonly chunkCount: number;
+  readonly isRaw: boolean;
 
   constructor(
     private readonly workDir: string,
     blobId: string,
-    private readonly chunkCount: number,
-    private readonly uncompressedSize: number,
-    /** Bits of other processes count only once their chunk was checked here. */
-    private readonly validate: boolean,
+    private readonly form: CacheForm,
   ) {
-    this.dataPath = join(workDir, `${blobId}.blob.data`);
-    this.mapPath = `${this.dataPath}.chunk_map`;
-    this.metaPath = join(workDir, `${blobId}.blob.meta`);
-    this.lockPath = join(workDir, `${blobId}.blob.lock`);
-    this.bootPath = join(workDir, `${blobId}.blob.boot`);
+    const { chunkCount, isRaw } = form;
+    const pathOf = (file: keyof typeof BLOB_FILES) => join(workDir, blobId + BLOB_FILES[file]);
+    this.dataPath = pathOf(isRaw ? 'raw' : 'data');
+    this.otherPath = pathOf(isRaw ? 'data' : 'raw');
+    this.mapPath = pathOf('map');
+    this.metaPath = pathOf('meta');
+    this.lockPath = pathOf('lock');
+    this.bootPath = pathOf('boot');
+    this.chunkCount = chunkCount;
+    this.isRaw = isRaw;
     this.ready = newReadyBits(chunkCount);
     this.dataFd = openSync('/dev/null', O_RDONLY);
     this.map = new ChunkMap(-1, false, this.ready, chunkCount);
@@ -85,7 +114,7 @@ export class CacheFiles {
    * No chunk is ready then, and `attach` makes the files anew. Cheap enough for every fetch.
    */
   renewIfCut(): void {
-    if (this.state === 'none' || fstatSync(this.dataFd).size === this.uncompressedSize) return;
+    if (this.state === 'none' || fstatSync(this.dataFd).size === this.form.fileBytes) return;
     const bits = new Uint8Array(this.ready);
     for (let byte = 0; byte < bits.length; byte++) Atomics.store(bits, byte, 0);
     this.map.close();
@@ -115,6 +144,17 @@ export class CacheFiles {
     this.state = 'none';
   }
 
+  /** False when the blob was evicted while this process waited: whoever comes next makes another lock file. */
+  private isLockNamed(): boolean {
+    return statSync(this.lockPath, { throwIfNoEntry: false })?.ino === fstatSync(this.lockFd).ino;
+  }
+
+  private renewLock(): void {
+    closeSync(this.lockFd);
+    this.lockFd = -1;
+    this.openLock();
+  }
+
   private openLock(): void {
     if (this.lockFd < 0) this.lockFd = openSync(this.lockPath, O_RDWR | O_CREAT, MODE);
   }
@@ -122,8 +162,10 @@ export class CacheFiles {
   /** Serialises creation among our processes, so that two that find a broken file do not unlink each other's new one. */
   private withOpenLock(run: () => void): void {
     const pause = new Int32Array(new SharedArrayBuffer(4));
-    for (let tries = 0; tries < OPEN_LOCK_TRIES && tryLock(this.lockFd, LOCK_OPEN_AT, 1) !== 0; tries++) {
-      Atomics.wait(pause, 0, 0, OPEN_LOCK_PAUSE_MS);
+    for (let tries = 0; tries < OPEN_LOCK_TRIES; tries++) {
+      if (tryLock(this.lockFd, LOCK_OPEN_AT, 1) !== 0) Atomics.wait(pause, 0, 0, OPEN_LOCK_PAUSE_MS);
+      else if (this.isLockNamed()) break;
+      else this.renewLock();
     }
     try {
       run();
@@ -132,20 +174,34 @@ export class CacheFiles {
     }
   }
 
+  /** Bits mean one form: files of the other go when nobody uses them. */
+  private removeOtherForm(): void {
+    if (!existsSync(this.otherPath)) return;
+    const isRemoved = withUnused([this.mapPath, this.otherPath], () => {
+      unlinkIfThere(this.mapPath);
+      unlinkIfThere(this.otherPath);
+    });
+    if (isRemoved) return;
+    const rule = 'used by a daemon whose cache is compressed when this one is not, or the other way round';
+    throw storageError('CACHE_FILE', { path: this.otherPath, rule });
+  }
+
   private openWritable(): void {
+    const { fileBytes } = this.form;
+    this.removeOtherForm();
     let data = openIfThere(this.dataPath, O_RDWR);
-    if (data >= 0 && ![0, this.uncompressedSize].includes(fstatSync(data).size)) {
+    if (data >= 0 && ![0, fileBytes].includes(fstatSync(data).size)) {
       closeSync(data);
       unlinkIfThere(this.dataPath);
       data = -1;
     }
     // Bits without their data would serve zeros: a map outlives its data file when a cleaner removed only the latter.
-    if (data < 0 || fstatSync(data).size !== this.uncompressedSize) unlinkIfThere(this.mapPath);
-    if (data < 0) data = createSized(this.dataPath, this.uncompressedSize);
+    if (data < 0 || fstatSync(data).size !== fileBytes) unlinkIfThere(this.mapPath);
+    if (data < 0) data = createSized(this.dataPath, fileBytes);
     let map = -1;
     try {
       // Another daemon has just created it and comes to its length next.
-      if (fstatSync(data).size === 0) ftruncateSync(data, this.uncompressedSize);
+      if (fstatSync(data).size === 0) ftruncateSync(data, fileBytes);
       map = this.openMap();
       const marker = BootMarker.read(this.bootPath, this.chunkCount, true);
       this.adopt(data, map, true, marker ?? BootMarker.start(this.bootPath, mapBits(map, this.chunkCount)));
@@ -172,10 +228,11 @@ export class CacheFiles {
   private openReadOnly(): void {
     let data = -1;
     let map = -1;
+    if (existsSync(this.otherPath)) return;
     try {
       data = openIfThere(this.dataPath, O_RDONLY);
       map = openIfThere(this.mapPath, O_RDONLY);
-      const isWhole = data >= 0 && fstatSync(data).size === this.uncompressedSize;
+      const isWhole = data >= 0 && fstatSync(data).size === this.form.fileBytes;
       if (!isWhole || map < 0 || fstatSync(map).size === 0 || checkChunkMap(map, this.chunkCount) !== null) return;
       const marker = BootMarker.read(this.bootPath, this.chunkCount, false);
       this.adopt(data, map, false, marker ?? BootMarker.unwritten(mapBits(map, this.chunkCount)));
@@ -202,7 +259,9 @@ export class CacheFiles {
     const result = dupOver(data, this.dataFd);
     if (result < 0) throw storageError('CACHE_IO', { path: this.dataPath, call: 'dup3', errno: errnoName(-result) });
     this.map.close();
-    this.map = new ChunkMap(map, isWritable, this.ready, this.chunkCount, { trustsOthers: !this.validate, marker });
+    const { validate, isRaw } = this.form;
+    const trust = { isDirect: !isRaw, trustsOthers: !validate && !isRaw, marker };
+    this.map = new ChunkMap(map, isWritable, this.ready, this.chunkCount, trust);
     this.state = isWritable ? 'writable' : 'read-only';
   }
 }
@@ -214,16 +273,6 @@ export function cacheError(path: string, error: unknown): unknown {
   if (code === 'ENOSPC' || code === 'EDQUOT') return storageError('NO_SPACE', { path }, error);
   if (code === 'EROFS' || code === 'EACCES' || code === 'EPERM') return storageError('READ_ONLY', { path }, error);
   return storageError('CACHE_IO', { path, call: syscall ?? 'access', errno: code ?? 'unknown' }, error);
-}
-
-/** The descriptor, or -1 when there is no such file. */
-export function openIfThere(path: string, flags: number): number {
-  try {
-    return openSync(path, flags);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return -1;
-    throw error;
-  }
 }
 
 /** Runs `use`; closes the descriptor when it throws. */

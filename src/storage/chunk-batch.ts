@@ -41,7 +41,7 @@ export class ChunkBatch {
   async add(chunk: PlannedChunk, stored: Buffer): Promise<boolean> {
     const { info } = chunk;
     const decode = DECODERS_INTO[info.flags & CHUNK_FLAG.COMPRESSED ? this.info.compressor : 'none'];
-    const isAlone = info.unit !== undefined || (info.flags & CHUNK_FLAG.ENCRYPTED) !== 0;
+    const isAlone = info.unit !== undefined || (info.flags & CHUNK_FLAG.ENCRYPTED) !== 0 || this.cache.files.isRaw;
     if (isAlone || decode === null || info.uncompressedSize > this.room.length) return false;
     const at = info.uncompressedOffset;
     const isBeside = at >= this.end && at - this.end <= GAP_BYTES_MAX;

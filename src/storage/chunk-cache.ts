@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { codeOf, explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import { type CacheFiles, cacheError } from './cache-files.ts';
+import type { ChunkMap } from './chunk-map.ts';
 import type { PlannedChunk } from './fetch-plan.ts';
 import type { NoFiles } from './no-files.ts';
 import type { PrivateFiles } from './private-files.ts';
@@ -73,7 +74,7 @@ export class ChunkCache {
 
   /** An unproven chunk is right. */
   accept(chunk: number): void {
-    this.stats.chunksFromOthers++;
+    if (!this.files.isRaw) this.stats.chunksFromOthers++;
     this.files.map.accept(chunk);
   }
 
@@ -106,38 +107,53 @@ export class ChunkCache {
   }
 
   /**
+   * Keeps the stored bytes of a chunk's unit, where the file takes such.
+   * @returns true when they are in the file
+   */
+  putStored({ info }: PlannedChunk, stored: Buffer): Promise<boolean> {
+    if (!this.files.isRaw) return Promise.resolve(false);
+    return this.tried(() => this.write(info.compressedOffset, stored));
+  }
+
+  /**
    * Keeps a chunk's verified bytes, in the file if that is possible.
+   * @param isStored its stored bytes are in the file already
+   * @param isWanted false: nobody waits for it, so a file that has it is enough
    * @throws CACHE_IO when not even memory takes them
    */
-  async put({ index, info }: PlannedChunk, bytes: Buffer): Promise<void> {
+  async put({ index, info }: PlannedChunk, bytes: Buffer, isStored: boolean, isWanted: boolean): Promise<void> {
     this.stats.chunksFetched++;
-    const offset = info.uncompressedOffset;
-    const { files } = this;
-    if (files.isWritable) {
-      if (await this.isWritten([index], offset, bytes)) return;
-    }
+    const { isRaw } = this.files;
+    const isKept = isRaw
+      ? isStored && (await this.tried(() => this.mark(this.files.map, [index])))
+      : await this.isWritten([index], info.uncompressedOffset, bytes);
+    if (!isKept) this.stats.chunksUncached++;
+    if (!isKept || (isRaw && isWanted)) this.keepInMemory(index, info.uncompressedOffset, bytes);
+  }
+
+  /** @throws CACHE_IO */
+  keepInMemory(index: number, offset: number, bytes: Buffer): void {
     try {
       this.spill.put(index, offset, bytes);
     } catch (error) {
       throw cacheError('(memory)', error);
     }
-    this.stats.chunksUncached++;
   }
 
   /**
-   * Keeps chunks whose verified bytes lie side by side, in one write.
+   * Keeps chunks whose verified bytes lie side by side, in one write. Not for files that take stored bytes.
    * @param offset of the first in the blob's uncompressed space
    * @throws as `put`
    */
   async putAll(chunks: readonly PlannedChunk[], offset: number, bytes: Buffer): Promise<void> {
     const indexes = chunks.map(({ index }) => index);
-    if (this.files.isWritable && (await this.isWritten(indexes, offset, bytes))) {
+    if (await this.isWritten(indexes, offset, bytes)) {
       this.stats.chunksFetched += chunks.length;
       return;
     }
     for (const chunk of chunks) {
       const { uncompressedOffset, uncompressedSize } = chunk.info;
-      await this.put(chunk, bytes.subarray(uncompressedOffset - offset).subarray(0, uncompressedSize));
+      await this.put(chunk, bytes.subarray(uncompressedOffset - offset).subarray(0, uncompressedSize), false, true);
     }
   }
 
@@ -152,9 +168,20 @@ export class ChunkCache {
     this.files.close();
   }
 
-  private async isWritten(indexes: readonly number[], offset: number, bytes: Buffer): Promise<boolean> {
+  private isWritten(indexes: readonly number[], offset: number, bytes: Buffer): Promise<boolean> {
+    return this.tried(async () => {
+      // The map of the file that is written to: files that are made anew meanwhile have another.
+      const { map } = this.files;
+      await this.write(offset, bytes);
+      await this.mark(map, indexes);
+    });
+  }
+
+  /** Does something to the files; false when they take nothing, which is told. */
+  private async tried(change: () => Promise<void>): Promise<boolean> {
+    if (!this.files.isWritable) return false;
     try {
-      await this.write(indexes, offset, bytes);
+      await change();
       this.worksAgain();
       return true;
     } catch (error) {
@@ -164,16 +191,18 @@ export class ChunkCache {
     }
   }
 
-  private async write(indexes: readonly number[], offset: number, bytes: Buffer): Promise<void> {
+  private async mark(map: ChunkMap, indexes: readonly number[]): Promise<void> {
+    await map.markAllReady(indexes);
+    for (const index of indexes) this.refuted.delete(index);
+  }
+
+  private async write(offset: number, bytes: Buffer): Promise<void> {
     const { files } = this;
-    // The map of the file that is written to: files that are made anew meanwhile have another.
-    const { map } = files;
     for (let done = 0; done < bytes.length; ) {
       done += (await writeAt(files.dataFd, bytes, done, bytes.length - done, offset + done)).bytesWritten;
     }
     // A write makes a cut file long again, and zeros of what its bits promise.
     files.renewIfCut();
-    await map.markAllReady(indexes);
   }
 
   private worksAgain(): void {

@@ -59,16 +59,21 @@ export class ChunkInstaller {
       return chunks.map((chunk) => ({ chunk, error }));
     }
     const failed: { chunk: PlannedChunk; error: unknown }[] = [];
+    const good: { chunk: PlannedChunk; own: Buffer }[] = [];
     for (const chunk of chunks) {
       const own = memberOf(chunk, bytes);
       try {
         await this.verify(chunk, own);
+        good.push({ chunk, own });
       } catch (error) {
         failed.push({ chunk, error });
-        continue;
       }
+    }
+    // Stored bytes of which a part is wrong do not replace others, on which bits that are set may count.
+    const isStored = failed.length === 0 && (await this.cache.putStored(chunks[0], stored));
+    for (const { chunk, own } of good) {
       this.throwIfClosed();
-      await this.cache.put(chunk, own);
+      await this.cache.put(chunk, own, isStored, this.pending.isWanted(chunk.index));
       this.pending.settle(chunk.index);
     }
     return failed;

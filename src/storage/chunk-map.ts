@@ -80,6 +80,8 @@ function isAllReady(fd: number): boolean {
 
 /** Which of the file's bits count without a look at their chunk. */
 export interface Trust {
+  /** The device thread reads what the bits stand for. Otherwise none counts by itself. */
+  isDirect: boolean;
   trustsOthers: boolean;
   /** Owned. */
   marker: BootMarker;
@@ -116,16 +118,22 @@ export class ChunkMap {
 
   /** The file has the bit, which does not count here yet. */
   isUnproven(chunk: number): boolean {
-    if (this.fd < 0 || this.isReady(chunk)) return false;
+    const isAllTrusted = this.trust === null || (this.trust.trustsOthers && !this.trust.marker.hasSuspects);
+    if (this.fd < 0 || isAllTrusted || this.isReady(chunk)) return false;
     const byte = Buffer.alloc(1);
     readSync(this.fd, byte, 0, 1, HEADER_BYTES + (chunk >> 3));
     return (byte[0]! & maskOf(chunk)) !== 0;
   }
 
+  /** Its bit is from an earlier boot. */
+  isSuspect(chunk: number): boolean {
+    return ((this.trust?.marker.suspectsOf(chunk >> 3) ?? 0) & maskOf(chunk)) !== 0;
+  }
+
   /** The chunk was found as it should be. */
   accept(chunk: number): void {
     this.trust?.marker.clear(chunk);
-    Atomics.or(this.bits, chunk >> 3, maskOf(chunk));
+    if (this.trust?.isDirect !== false) Atomics.or(this.bits, chunk >> 3, maskOf(chunk));
   }
 
   /** The chunk was found wrong: nobody may believe the bit, whoever set it. */

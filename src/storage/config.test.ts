@@ -60,7 +60,7 @@ function altered(path: string, value: unknown): string {
 test('what Kata hands over', () => {
   const config = parseConfig(JSON.stringify(KATA));
   assert.equal(config.id, '/17');
-  assert.deepEqual(config.cache, { workDir: '/var/cache' });
+  assert.deepEqual(config.cache, { workDir: '/var/cache', isCompressed: false });
   assert.equal(config.validate, true);
   assert.equal(config.amplifyIoBytes, 65536);
   assert.deepEqual(config.prefetch, {
@@ -127,7 +127,7 @@ const WRONG: { path: string; value: unknown; reason: RegExp }[] = [
   { path: 'device.backend.config.retry_limit', value: 256, reason: /whole number/ },
   { path: 'device.cache.type', value: 'fscache', reason: /blobcache/ },
   { path: 'device.cache.type', value: 'ramdisk', reason: /"blobcache"/ },
-  { path: 'device.cache.compressed', value: true, reason: /compressed/ },
+  { path: 'device.cache.compressed', value: 'yes', reason: /boolean/ },
   { path: 'device.cache.config', value: undefined, reason: /required/ },
   { path: 'device.cache.config.work_dir', value: '', reason: /directory/ },
   { path: 'device.cache.config.enable_encryption', value: true, reason: /encrypted/ },
@@ -180,7 +180,10 @@ test('cache types', () => {
   for (const type of ['dummycache', '', undefined]) {
     assert.equal(parseConfig(altered('device.cache.type', type)).cache, null);
   }
-  assert.deepEqual(parseConfig(altered('device.cache.type', 'filecache')).cache, { workDir: '/var/cache' });
+  assert.deepEqual(parseConfig(altered('device.cache.type', 'filecache')).cache, {
+    workDir: '/var/cache',
+    isCompressed: false,
+  });
   assert.equal(parseConfig(altered('device.cache', null)).cache, null);
   assert.equal(parseConfig(altered('device.cache.validate', true)).validate, true);
 });
@@ -248,7 +251,7 @@ prefetch_all = true
       proxy: NO_PROXY,
       mirrors: [],
     });
-    assert.deepEqual(config.cache, { workDir: '/var/cache/nydus' });
+    assert.deepEqual(config.cache, { workDir: '/var/cache/nydus', isCompressed: false });
     assert.deepEqual([config.id, config.validate, config.enableXattr, config.mode], ['app', true, true, 'direct']);
     const { enable, threads, prefetchAll, mergingBytes } = config.prefetch;
     assert.deepEqual([enable, threads, prefetchAll, mergingBytes], [true, 4, true, 1 << 20]);
@@ -272,7 +275,6 @@ prefetch_all = true
       'backend.registry.repo',
     ],
     ['a cache without its table', { cache: { type: 'filecache' } }, 'cache.filecache'],
-    ['a compressed cache', { cache: { ...JSON2.cache, compressed: true } }, 'cache.compressed'],
     ['a mode nobody knows', { rafs: { mode: 'fast' } }, 'rafs.mode'],
     ['prefetch that does not say whether', { rafs: { prefetch: { threads: 2 } } }, 'rafs.prefetch.enable'],
     ['a writable overlay', { overlay: { upper_dir: '/u', work_dir: '/w' } }, 'overlay'],

@@ -21,6 +21,8 @@ export type { HttpConfig, MirrorConfig, ProxyConfig } from './config-http.ts';
 
 export interface CacheConfig {
   workDir: string;
+  /** Keep what the backend sends and decode it with every use: less disk, more work. */
+  isCompressed: boolean;
 }
 
 export interface StorageConfig {
@@ -178,8 +180,6 @@ function parseCache(cache: Members, table: 'config' | 'filecache'): CacheConfig 
   const kind = cache.choice('type', ['blobcache', 'filecache', 'fscache', 'dummycache', ''], '');
   if (kind === 'dummycache' || kind === '') return null;
   if (kind === 'fscache') throw cache.wrong('type', 'fscache needs a daemon of its own; use blobcache');
-  if (cache.flag('compressed', false))
-    throw cache.wrong('compressed', 'a compressed cache is not supported; leave it out');
   const config = cache.object(table);
   for (const name of ['enable_encryption', 'enable_convergent_encryption']) {
     if (config.flag(name, false)) throw config.wrong(name, 'an encrypted cache is not supported; leave it out');
@@ -191,5 +191,5 @@ function parseCache(cache: Members, table: 'config' | 'filecache'): CacheConfig 
   }
   const workDir = config.text('work_dir', '.');
   if (workDir === '' || workDir.includes('\0')) throw config.wrong('work_dir', 'not a directory name');
-  return { workDir };
+  return { workDir, isCompressed: cache.flag('compressed', false) };
 }

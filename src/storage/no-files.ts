@@ -10,6 +10,7 @@ export class NoFiles {
   readonly metaPath = '';
   readonly lockFd = -1;
   readonly isWritable = false;
+  readonly isRaw = false;
 
   constructor(chunkCount: number) {
     this.ready = newReadyBits(chunkCount);

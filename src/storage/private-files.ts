@@ -23,6 +23,7 @@ export class PrivateFiles {
   readonly metaPath: string;
   readonly lockFd = -1;
   isWritable = false;
+  readonly isRaw = false;
 
   constructor(
     private readonly workDir: string,

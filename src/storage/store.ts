@@ -11,6 +11,7 @@ import { ciBytesMax } from './blob-contexts.ts';
 import {
   CHUNKS_PER_BLOB_MAX,
   checkFeatures,
+  chunkDataBytes,
   chunkInfoBytes,
   DIGEST_BYTES,
   FEATURE,
@@ -22,7 +23,7 @@ import type { ReadRange } from './blob-tables.ts';
 import { CacheFiles } from './cache-files.ts';
 import type { BlobFiles } from './chunk-cache.ts';
 import { cipherOf } from './cipher.ts';
-import type { BackendConfig, StorageConfig } from './config.ts';
+import type { BackendConfig, CacheConfig, StorageConfig } from './config.ts';
 import { hasNoDigests, isUnnumbered } from './described-chunks.ts';
 import { storageError } from './errors.ts';
 import { Gate } from './gate.ts';
@@ -102,8 +103,7 @@ export class BlobStore {
     checkBlobId(info.id);
     checkBlob(info);
     checkBackend(config.backend);
-    const { cache } = config;
-    const shared = this.share(info, config, cache?.workDir ?? null);
+    const shared = this.share(info, config);
     shared.users++;
     const handle = this.nextHandle++;
     this.opened.set(handle, { shared, digests });
@@ -172,16 +172,15 @@ export class BlobStore {
     await Promise.all(this.closing);
   }
 
-  /** @param workDir null = no cache */
-  private share(info: BlobInfo, config: StorageConfig, workDir: string | null): SharedBlob {
+  private share(info: BlobInfo, config: StorageConfig): SharedBlob {
     const { index: _, ...rest } = info;
     // What one image says of the chunks of a blob must not bind another: each mount has the blob for itself.
     const mount = info.described === true || isUnnumbered(info) ? this.nextHandle : 0;
-    const key = keyOf([rest, workDir, config.backend, config.validate, config.amplifyIoBytes, mount]);
+    const key = keyOf([rest, config.cache, config.backend, config.validate, config.amplifyIoBytes, mount]);
     const known = this.blobs.get(key);
     if (known !== undefined) return known;
     const validate = config.validate && !hasNoDigests(info);
-    const files = filesOf(info, workDir, validate);
+    const files = filesOf(info, config.cache, validate);
     if (validate !== config.validate) this.log.warn(`blob ${info.id} has no digests: served unverified`);
     else if (validate && info.features & FEATURE.EXTERNAL) {
       this.log.warn(`blob ${info.id} is external: chunks without CRC are served unverified`);
@@ -292,10 +291,14 @@ function policyOf(policy: RetryPolicy, config: BackendConfig): RetryPolicy {
   return wanted > policy.attempts ? { ...policy, attempts: wanted } : policy;
 }
 
-function filesOf(info: BlobInfo, workDir: string | null, validate: boolean): BlobFiles {
-  if (workDir === null) return new NoFiles(info.chunkCount);
+function filesOf(info: BlobInfo, cache: CacheConfig | null, validate: boolean): BlobFiles {
+  if (cache === null) return new NoFiles(info.chunkCount);
+  const { workDir } = cache;
   if (isUnnumbered(info)) return new PrivateFiles(workDir, info.id, info.chunkCount);
-  return new CacheFiles(workDir, info.id, info.chunkCount, info.uncompressedSize, validate);
+  // Old images do not know how long their blobs are.
+  const isRaw = cache.isCompressed && info.compressedSize !== 0;
+  const fileBytes = isRaw ? chunkDataBytes(info) : info.uncompressedSize;
+  return new CacheFiles(workDir, info.id, { chunkCount: info.chunkCount, isRaw, fileBytes, validate });
 }
 
 /** With contexts behind them, a table's entries cannot be counted by its length. */

@@ -1,17 +1,23 @@
 /**
  * Chunks that the cache file claims to have and nobody here has checked: another process put them there while validation
  * is on, or a boot that is over did. Their bytes are looked at before the first use; what is wrong is fetched again.
+ * Chunks of a compressed cache always come this way, since the device thread cannot read them from there: they are decoded
+ * into memory.
  */
 import type { Logger } from '../common/log.ts';
 import type { ChunkCache } from './chunk-cache.ts';
-import { type Decoding, isBad, verifyChunk } from './decode-chunk.ts';
-import type { PlannedChunk } from './fetch-plan.ts';
+import { type Decoding, decodeUnit, isBad, memberOf, verifyChunk } from './decode-chunk.ts';
+import { type PlannedChunk, unitKey } from './fetch-plan.ts';
 import type { PendingChunks } from './pending-chunks.ts';
 import type { StoreStats } from './stats.ts';
 
 export class UnprovenChunks {
+  /** The unit decoded last: its members come one after the other. */
+  private unit: { key: string; bytes: Promise<Buffer | null> } | null = null;
+
   constructor(
     private readonly blob: Decoding,
+    private readonly validate: boolean,
     private readonly cache: ChunkCache,
     private readonly pending: PendingChunks,
     private readonly stats: StoreStats,
@@ -26,21 +32,25 @@ export class UnprovenChunks {
       if (isThere) this.pending.settle(chunk.index);
       else missing.push(chunk);
     }
+    this.unit = null;
     return missing;
   }
 
   private async check(chunk: PlannedChunk): Promise<boolean> {
     const { index, info } = chunk;
-    const expected = this.pending.digestsOf(index)(index) ?? (await this.blob.digestOf(index));
-    if (expected === null) {
-      await this.cache.refute(index, false);
+    const { cache } = this;
+    const validate = this.validate || !cache.files.isRaw || cache.files.map.isSuspect(index);
+    const expected = validate ? (this.pending.digestsOf(index)(index) ?? (await this.blob.digestOf(index))) : null;
+    if (validate && expected === null) {
+      await cache.refute(index, false);
       return false;
     }
-    const bytes = await this.cache.readFile(info.uncompressedOffset, info.uncompressedSize);
     try {
+      const bytes = await this.bytesOf(chunk);
       if (bytes !== null) {
-        await verifyChunk(this.blob.info, chunk, bytes, { validate: true, expected });
-        this.cache.accept(index);
+        await verifyChunk(this.blob.info, chunk, bytes, { validate, expected });
+        if (cache.files.isRaw) cache.keepInMemory(index, info.uncompressedOffset, bytes);
+        cache.accept(index);
         return true;
       }
     } catch (error) {
@@ -50,5 +60,20 @@ export class UnprovenChunks {
     this.log.warn(`blob ${this.blob.info.id}: chunk ${index} is damaged in the cache; fetching it again`);
     await this.cache.refute(index, true);
     return false;
+  }
+
+  /** A chunk's bytes as the cache has them; null when it has fewer. @throws DECODE */
+  private async bytesOf(chunk: PlannedChunk): Promise<Buffer | null> {
+    const { info } = chunk;
+    if (!this.cache.files.isRaw) return this.cache.readFile(info.uncompressedOffset, info.uncompressedSize);
+    const key = unitKey(chunk);
+    if (this.unit?.key !== key) this.unit = { key, bytes: this.decoded(chunk) };
+    const bytes = await this.unit.bytes;
+    return bytes === null ? null : memberOf(chunk, bytes);
+  }
+
+  private async decoded(chunk: PlannedChunk): Promise<Buffer | null> {
+    const stored = await this.cache.readFile(chunk.info.compressedOffset, chunk.info.compressedSize);
+    return stored === null ? null : decodeUnit(this.blob, chunk, stored);
   }
 }
