@@ -1,5 +1,6 @@
 /** Bodies of requests: read with a limit, parsed with the errors upstream's clients know (kata-contract 4.2, 4.3). */
 import type { IncomingMessage } from 'node:http';
+import { type AccessTrace, parseTrace, parseTraceText } from '../daemon/access-trace.ts';
 import type { MountRequest } from '../daemon/mounts.ts';
 import { HttpError } from './errors.ts';
 
@@ -39,7 +40,13 @@ export function parseObject(body: Buffer): Record<string, unknown> {
   return value as Record<string, unknown>;
 }
 
-/** The mount body. Members we do not know are ignored. */
+/** The trace itself, or its text. @throws PREFETCH_TRACE */
+function traceOf(value: unknown): AccessTrace | null {
+  if (value === null) return null;
+  return typeof value === 'string' ? parseTraceText(value) : parseTrace(value);
+}
+
+/** The mount body. Members we do not know are ignored. @throws HttpError, PREFETCH_TRACE */
 export function parseMount(body: Buffer): MountRequest {
   const object = parseObject(body);
   const lines = body.toString('utf8').split('\n');
@@ -59,5 +66,6 @@ export function parseMount(body: Buffer): MountRequest {
     fsType: text('fs_type', ''),
     config: text('config', null),
     prefetchFiles: files,
+    prefetchTrace: traceOf(object['prefetch_trace'] ?? null),
   };
 }

@@ -62,6 +62,8 @@ export function toHttp(wrapper: Wrapper, error: unknown): { status: number; mess
       };
     case 'PREFETCH_LIST':
       return { status: 500, message: other('invalid prefetch file list') };
+    case 'PREFETCH_TRACE':
+      return { status: 500, message: other(`invalid prefetch trace: ${String(facts['reason'])}`) };
     case 'NOT_READY':
       return { status: 503, message: inner('NotReady') };
     case 'UNSUPPORTED':

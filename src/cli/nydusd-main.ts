@@ -8,6 +8,7 @@ import { applyFileLimit } from '../daemon/file-limit.ts';
 import { Life } from '../daemon/life.ts';
 import { LogWriter } from '../daemon/log-writer.ts';
 import { mountPath } from '../daemon/mount-path.ts';
+import type { MountRequest } from '../daemon/mounts.ts';
 import { notifyManager } from '../daemon/service-manager.ts';
 import { bindVmmSocket, clearSocketPath } from '../daemon/sockets.ts';
 import { settleHeap, trimProgramText } from '../daemon/trim.ts';
@@ -135,13 +136,27 @@ async function transportOf({ mode, upgrade, supervisor, apisock }: Plan, life: L
   return { kind: 'virtiofs', sock, fd, fdIs: 'listening', tag, requestQueues };
 }
 
+const NO_LISTS = { prefetchFiles: null, prefetchTrace: null };
+
+/** What `--prefetch-files` names; hints, without which the daemon starts all the same. */
+async function prefetchLists(file: string, log: LogWriter): Promise<Pick<MountRequest, keyof typeof NO_LISTS>> {
+  const { readPrefetchLists } = await import('./prefetch-files.ts');
+  try {
+    return readPrefetchLists(file, log);
+  } catch (error) {
+    log.warn(`--prefetch-files ${file}: ${explain(error)}; it is left out`);
+    return NO_LISTS;
+  }
+}
+
 async function mountInitial(daemon: Daemon, initial: NonNullable<Plan['initial']>): Promise<void> {
   if (initial.kind === 'passthrough') {
-    const request = { source: initial.source, fsType: 'passthrough_fs', config: '', prefetchFiles: null };
+    const request = { source: initial.source, fsType: 'passthrough_fs', config: '', ...NO_LISTS };
     return daemon.mounts.mount(initial.at, request);
   }
   const config = initial.configText ?? readConfigFile(initial.configFile!);
-  return daemon.mounts.mount(initial.at, { source: initial.source, fsType: 'rafs', config, prefetchFiles: null });
+  const lists = initial.prefetchFiles === null ? NO_LISTS : await prefetchLists(initial.prefetchFiles, daemon.log);
+  return daemon.mounts.mount(initial.at, { source: initial.source, fsType: 'rafs', config, ...lists });
 }
 
 /** The configuration file may have been renewed since the predecessor read it. */

@@ -39,7 +39,11 @@ const OPTIONS = {
   'localfs-dir': { short: 'D', value: 'DIR', group: FS, help: 'Blobs and their cache are files in this directory' },
   'shared-dir': { short: 's', value: 'DIR', group: FS, help: 'Share this host directory from the start' },
   'virtual-mountpoint': { short: 'm', value: 'PATH', default: '/', group: FS, help: 'Where the initial mount appears' },
-  'prefetch-files': { value: 'FILE', group: FS, help: 'Accepted; prefetching is not built yet' },
+  'prefetch-files': {
+    value: 'FILE',
+    group: FS,
+    help: 'Paths to fetch ahead, one a line, or an access trace; - for standard input',
+  },
   'backend-source': { value: 'URL', group: FS, help: 'Accepted and ignored' },
   'dedup-db': { value: 'FILE', group: FS, help: 'Accepted and ignored' },
 

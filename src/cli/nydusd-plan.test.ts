@@ -67,7 +67,7 @@ describe('initial mount', () => {
     assert.deepEqual(plan('--sock /s --shared-dir /d/').initial, { kind: 'passthrough', at: '/', source: '/d' });
   });
   test('an image with a configuration file, elsewhere in the tree', () => {
-    const initial = { kind: 'rafs', at: '/x', source: '/b', configFile: '/c', configText: null };
+    const initial = { kind: 'rafs', at: '/x', source: '/b', configFile: '/c', configText: null, prefetchFiles: null };
     assert.deepEqual(plan('--sock /s -B /b -C /c -m /x').initial, initial);
   });
   test('an image with its blobs in one directory', () => {

@@ -19,7 +19,14 @@ const NOT_SERVED: readonly string[] = ['singleton', 'daemon', 'nbd', 'uffd'];
 /** The mount that exists before RUNNING. */
 export type InitialMount =
   | { kind: 'passthrough'; at: string; source: string }
-  | { kind: 'rafs'; at: string; source: string; configFile: string | null; configText: string | null };
+  | {
+      kind: 'rafs';
+      at: string;
+      source: string;
+      configFile: string | null;
+      configText: string | null;
+      prefetchFiles: string | null;
+    };
 
 export interface Plan {
   mode:
@@ -112,7 +119,14 @@ function initialMount(values: Values): InitialMount | null {
   if (config === undefined && localfs === undefined)
     throw wrong('--bootstrap needs --config <FILE> or --localfs-dir <DIR>');
   const configText = localfs === undefined ? null : JSON.stringify(localfsConfig(resolve(localfs)));
-  return { kind: 'rafs', at, source: resolve(bootstrap), configFile: config ?? null, configText };
+  return {
+    kind: 'rafs',
+    at,
+    source: resolve(bootstrap),
+    configFile: config ?? null,
+    configText,
+    prefetchFiles: values['prefetch-files'] ?? null,
+  };
 }
 
 function warningsOf({ ignored, unknown, values }: Parsed<NydusdOptions>, mode: Plan['mode']['kind']): string[] {
@@ -126,8 +140,8 @@ function warningsOf({ ignored, unknown, values }: Parsed<NydusdOptions>, mode: P
   } else if (values.supervisor !== undefined && values['shared-dir'] !== undefined) {
     warnings.push('--supervisor with --shared-dir: only images can be handed over, sendfd will be refused');
   }
-  if (values['prefetch-files'] !== undefined)
-    warnings.push('--prefetch-files: prefetching is not built yet, files load on demand');
+  if (values['prefetch-files'] !== undefined && values.bootstrap === undefined)
+    warnings.push('--prefetch-files needs --bootstrap; it is left out');
   return warnings;
 }
 

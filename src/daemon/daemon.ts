@@ -139,7 +139,7 @@ export class Daemon {
     return this.step(async () => {
       if (this.state !== 'READY') throw daemonError('WRONG_STATE', { event: 'Start', state: this.state });
       await this.device.takeOver();
-      for (const { image } of this.mounts.list()) if (image !== null) this.images.mounted(image);
+      for (const { image, request } of this.mounts.list()) if (image !== null) this.images.mounted(image, request);
       this.run();
     });
   }

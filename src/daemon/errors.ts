@@ -17,6 +17,7 @@ interface Facts {
   MOUNT_NOT_RAFS: { path: string };
   FS_TYPE: { fsType: string };
   PREFETCH_LIST: { reason: string };
+  PREFETCH_TRACE: { reason: string };
   NOT_READY: { state: string };
   WRONG_STATE: { event: string; state: string };
   UNSUPPORTED: { what: string };
@@ -58,6 +59,7 @@ export const daemonError = defineErrors<Facts>({
     say: ({ fsType }) => `only 'rafs' and 'passthrough_fs' are supported, but ${fsType} was specified`,
   },
   PREFETCH_LIST: { retryable: false, say: ({ reason }) => `invalid prefetch file list: ${reason}` },
+  PREFETCH_TRACE: { retryable: false, say: ({ reason }) => `invalid prefetch trace: ${reason}` },
   NOT_READY: { retryable: true, say: ({ state }) => `the daemon is ${state}, not RUNNING yet` },
   WRONG_STATE: { retryable: false, say: ({ event, state }) => `event ${event} makes no sense in state ${state}` },
   UNSUPPORTED: { retryable: false, say: ({ what }) => `${what} is not supported` },

@@ -16,7 +16,7 @@ import type { BlobStore } from '../storage/store.ts';
 import type { WantedChunk } from '../storage/types.ts';
 import { daemonError } from './errors.ts';
 import { SIZE_BUCKETS } from './metrics-shape.ts';
-import type { Images, OpenedImage } from './mounts.ts';
+import type { Images, MountRequest, OpenedImage } from './mounts.ts';
 import { type Cached, prefetchMetrics } from './prefetch-metrics.ts';
 import { trimProgramText } from './trim.ts';
 
@@ -110,13 +110,18 @@ export class LazyImages implements Images {
     return image;
   }
 
-  mounted(image: OpenedImage): void {
+  mounted(image: OpenedImage, { prefetchFiles, prefetchTrace }: MountRequest): void {
     const { store } = this;
     const parts = this.parts.get(image);
-    if (parts === undefined || store === null || !parts.config.prefetch.enable || parts.config.cache === null) return;
+    if (parts === undefined || store === null) return;
+    const isAsked = parts.config.prefetch.enable || prefetchFiles !== null || prefetchTrace !== null;
+    if (!isAsked || parts.config.cache === null) return;
+    const { bootstrapFd } = image.member;
     import('./prefetch.ts')
       .then(({ prefetchImage }) => {
-        if (!parts.isEnding) parts.prefetch = prefetchImage({ ...parts, handles: [...parts.handles] }, store, this.log);
+        if (parts.isEnding) return;
+        const opened = { ...parts, bootstrapFd, handles: [...parts.handles] };
+        parts.prefetch = prefetchImage(opened, { prefetchFiles, prefetchTrace }, store, this.log);
       })
       .catch((error: unknown) => this.log.warn(`prefetch of ${parts.path}: ${explain(error)}`));
   }

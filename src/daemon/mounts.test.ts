@@ -85,8 +85,20 @@ describe('Mounts', () => {
     mounts = new Mounts(device, images);
   });
 
-  const share: MountRequest = { source: tmpdir(), fsType: 'passthrough_fs', config: '', prefetchFiles: null };
-  const image: MountRequest = { source: '/boot', fsType: 'rafs', config: '{}', prefetchFiles: null };
+  const share: MountRequest = {
+    source: tmpdir(),
+    fsType: 'passthrough_fs',
+    config: '',
+    prefetchFiles: null,
+    prefetchTrace: null,
+  };
+  const image: MountRequest = {
+    source: '/boot',
+    fsType: 'rafs',
+    config: '{}',
+    prefetchFiles: null,
+    prefetchTrace: null,
+  };
   const code = async (promise: Promise<void>) => promise.then(() => 'none', codeOf);
   const paths = () => [...mounts.list()].map(({ path, kind }) => `${kind} ${path}`);
 

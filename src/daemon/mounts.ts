@@ -8,6 +8,7 @@ import { stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { AppError, explain } from '../common/app-error.ts';
 import type { MemberSpec } from '../virtiofs/control.ts';
+import type { AccessTrace } from './access-trace.ts';
 import type { DeviceAnswer } from './device.ts';
 import { daemonError } from './errors.ts';
 import { mountPath } from './mount-path.ts';
@@ -18,6 +19,8 @@ export interface MountRequest {
   fsType: string;
   config: string;
   prefetchFiles: readonly string[] | null;
+  /** What an earlier run read; fetched first, in its order. */
+  prefetchTrace: AccessTrace | null;
 }
 
 /** Counters of each file of an image, and which of them its configuration wants (kata-contract 3.4). */
@@ -50,7 +53,7 @@ export interface Images {
   /** Opens bootstrap and blobs; `config` is a text of kata-contract 3.3. */
   open(path: string, bootstrap: string, config: string): Promise<OpenedImage>;
   /** The image is mounted: prefetch may begin. Returns at once and never throws. */
-  mounted(image: OpenedImage): void;
+  mounted(image: OpenedImage, request: MountRequest): void;
   /** The image is about to be unmounted: whatever works for it in the background ends. */
   ending(image: OpenedImage): void;
   /** Takes back an image that the device thread refused: closes its bootstrap and its blobs. */
@@ -118,7 +121,7 @@ export class Mounts {
       const kind = isRafs ? 'Rafs' : 'PassthroughFs';
       const mountedTime = timestamp(new Date());
       this.table.set(path, { path, kind, source: request.source, request, mountedTime, image, member: id });
-      if (image !== null) this.images.mounted(image);
+      if (image !== null) this.images.mounted(image, request);
     });
   }
 
@@ -142,7 +145,7 @@ export class Mounts {
       }
       const mountedTime = timestamp(new Date());
       this.table.set(path, { ...old, source: request.source, request, mountedTime, image, member });
-      this.images.mounted(image);
+      this.images.mounted(image, request);
     });
   }
 

@@ -1,33 +1,124 @@
 /**
- * What is fetched for an image before anybody reads it, and in which order. Loaded with the first image whose
- * configuration or mount request asks for it; a mount is answered before.
+ * What is fetched for an image before anybody reads it, and in which order: an access trace, files of the mount request,
+ * the bootstrap's own table, then everything. Loaded with the first image that asks for any of it; the mount is
+ * answered before.
  */
+import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
+import { type FileChunk, FileChunks } from '../rafs/file-chunks.ts';
 import type { OpenedImage as Bootstrap } from '../rafs/open-image.ts';
 import type { StorageConfig } from '../storage/config.ts';
+import { isUnnumbered } from '../storage/described-chunks.ts';
 import { Prefetch, type PrefetchItem } from '../storage/prefetch.ts';
 import type { BlobStore } from '../storage/store.ts';
+import type { BlobInfo, WantedChunk } from '../storage/types.ts';
+import type { MountRequest } from './mounts.ts';
 
 /** An open image as prefetch uses it. */
 export interface PrefetchedImage {
+  path: string;
   bootstrap: Bootstrap;
+  /** The bootstrap, open on behalf of the device thread. */
+  bootstrapFd: number;
   config: StorageConfig;
   /** In the order of the image's blob table. */
   handles: readonly number[];
 }
 
-/** Starts what the configuration asks for. */
-export function prefetchImage(image: PrefetchedImage, store: BlobStore, log: Logger): Prefetch {
+type Lists = Pick<MountRequest, 'prefetchFiles' | 'prefetchTrace'>;
+
+/** Starts it. @throws OPEN when the bootstrap cannot be read any more */
+export function prefetchImage(image: PrefetchedImage, lists: Lists, store: BlobStore, log: Logger): Prefetch {
   const { threads, mergingBytes, bandwidthBytesPerSecond } = image.config.prefetch;
-  return new Prefetch(
-    () => itemsOf(image),
+  const files = FileChunks.open(image.bootstrapFd, image.path, image.bootstrap.geometry, image.bootstrap.blobs);
+  const list = new PrefetchList(image, files, lists, log);
+  const prefetch = new Prefetch(
+    () => list.items(),
     (handle) => store.prefetchTarget(handle),
     { threads, mergingBytes, bytesPerSecond: bandwidthBytesPerSecond, workDir: image.config.cache?.workDir ?? null },
     log,
   );
+  void prefetch.ended.then(() => files.close());
+  return prefetch;
 }
 
-function* itemsOf({ config, handles }: PrefetchedImage): Generator<PrefetchItem> {
-  if (!config.prefetch.prefetchAll) return;
-  for (const handle of handles) yield { handle, chunks: 'all' };
+/** Chunks handed on at once, and nodes looked at between two pauses: some milliseconds. */
+const GROUP_CHUNKS = 1024;
+const STEPS_PER_PAUSE = 512;
+
+/** The blob itself says what chunks it has, under numbers that the image uses too. */
+const isWithTable = (blob: BlobInfo): boolean => blob.described !== true && !isUnnumbered(blob);
+
+class PrefetchList {
+  private isTold = false;
+
+  constructor(
+    private readonly image: PrefetchedImage,
+    private readonly files: FileChunks,
+    private readonly lists: Lists,
+    private readonly log: Logger,
+  ) {}
+
+  /** All that is to be fetched, in its order. An item without chunks is a pause. */
+  *items(): Generator<PrefetchItem> {
+    const { config, bootstrap, handles } = this.image;
+    yield* this.grouped(this.listed());
+    this.isTold = true;
+    const { enable, prefetchAll } = config.prefetch;
+    if (!enable || !prefetchAll) return;
+    const isAllKnown = bootstrap.blobs.every(isWithTable);
+    for (const [i, handle] of handles.entries()) {
+      if (isWithTable(bootstrap.blobs[i]!)) yield { handle, chunks: 'all' };
+    }
+    if (!isAllKnown) yield* this.grouped(this.files.below(this.files.root));
+  }
+
+  private *listed(): Generator<FileChunk | null> {
+    const { files, lists, image } = this;
+    let missing = 0;
+    for (const { path, ranges } of lists.prefetchTrace?.files ?? []) {
+      const node = files.nodeAt(path);
+      if (node === null) missing++;
+      yield null;
+      const spans = ranges.map(([offset, bytes]) => ({ offset, bytes }));
+      if (node !== null) yield* files.below(node, spans.length > 0 ? spans : undefined);
+    }
+    for (const path of lists.prefetchFiles ?? []) {
+      const node = files.nodeAt(path);
+      if (node === null) missing++;
+      yield null;
+      if (node !== null) yield* files.below(node);
+    }
+    if (missing > 0 && !this.isTold)
+      this.log.warn(`prefetch of ${image.path}: ${missing} listed paths are not in the image`);
+    if (!image.config.prefetch.enable) return;
+    for (const node of this.tableNodes()) yield* files.below(node);
+  }
+
+  private tableNodes(): number[] {
+    try {
+      return this.image.bootstrap.prefetchNodes();
+    } catch (error) {
+      if (!this.isTold) this.log.warn(`prefetch table of ${this.image.path}: ${explain(error)}`);
+      return [];
+    }
+  }
+
+  private *grouped(chunks: Iterable<FileChunk | null>): Generator<PrefetchItem> {
+    const { handles } = this.image;
+    let group: WantedChunk[] = [];
+    let blob = -1;
+    let steps = 0;
+    for (const chunk of chunks) {
+      if (++steps % STEPS_PER_PAUSE === 0) yield { handle: handles[0]!, chunks: [] };
+      if (chunk === null) continue;
+      if (group.length > 0 && (chunk.blob !== blob || group.length === GROUP_CHUNKS)) {
+        yield { handle: handles[blob]!, chunks: group };
+        group = [];
+      }
+      blob = chunk.blob;
+      group.push(chunk.wanted);
+    }
+    if (group.length > 0) yield { handle: handles[blob]!, chunks: group };
+  }
 }

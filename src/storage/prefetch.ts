@@ -3,7 +3,7 @@
  * all readers and within a bandwidth. It ends when everything is there, the disk is short, or the mount goes.
  */
 import { statfs } from 'node:fs/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { codeOf, explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import type { BlobPrefetch, PrefetchRange, StreamOptions } from './blob-prefetch.ts';
@@ -73,7 +73,8 @@ export class Prefetch {
   /** Ranges of this pass that did not come, or not as a whole. */
   private left = 0;
   private lastError: unknown = null;
-  private readonly running: Promise<void>;
+  /** Resolves when nothing of it runs any more. */
+  readonly ended: Promise<void>;
 
   /**
    * Starts at once.
@@ -96,13 +97,13 @@ export class Prefetch {
       beganAtMs: Date.now(),
       endedAtMs: 0,
     };
-    this.running = this.run().catch((error: unknown) => this.end('failed', explain(error)));
+    this.ended = this.run().catch((error: unknown) => this.end('failed', explain(error)));
   }
 
-  /** Ends it; resolves when nothing of it runs any more. */
+  /** Ends it. */
   async stop(): Promise<void> {
     this.ending.abort(new Error('prefetch stopped'));
-    await this.running;
+    await this.ended;
   }
 
   private async run(): Promise<void> {
@@ -155,6 +156,7 @@ export class Prefetch {
 
   private async *ranges(): AsyncGenerator<PrefetchRange & { behind: BlobPrefetch; pace: Pace }> {
     for (const { handle, chunks } of this.items()) {
+      await nextTurn();
       const target = this.targetOf(handle);
       if (target === undefined) continue;
       const pace = this.paceOf(target);

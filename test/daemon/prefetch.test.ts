@@ -174,6 +174,63 @@ describe('prefetch', () => {
     assert.ok(lastedMs > atRate * 0.6, `${lastedMs} ms for ${atRate} ms worth of bytes`);
   });
 
+  test('lists and traces of the mount request; bad ones are refused with the reason', async () => {
+    const daemon = await start();
+    const off = { enable: false };
+    const listed = ['/d1', '/d9/missing', '/d0/f0'];
+    assert.equal((await daemon.mount('/i', { ...bodyOf(boot, off), prefetch_files: listed })).status, 204);
+    const some = await until(daemon, ended);
+    assert.ok(some.chunks_ready > 0 && some.chunks_ready < some.chunks_total / 2, JSON.stringify(some));
+    assert.match(daemon.output, /1 listed paths are not in the image/);
+    await daemon.request('DELETE', '/api/v1/mount?mountpoint=/i');
+    const trace = { version: 'v1', files: [{ path: '/d3/f57', ranges: [[0, FILE_BYTES]] }] };
+    for (const prefetch_trace of [trace, JSON.stringify(trace)]) {
+      await server.mode('ok');
+      assert.equal((await daemon.mount('/t', { ...bodyOf(boot, off), prefetch_trace })).status, 204);
+      await until(daemon, ended);
+      const { bytes, requests } = await server.mode('ok');
+      assert.ok(bytes < FILE_BYTES && requests <= 3, `${bytes} bytes in ${requests} requests`);
+      await daemon.request('DELETE', '/api/v1/mount?mountpoint=/t');
+    }
+    const refused: [object, RegExp][] = [
+      [{ prefetch_files: ['relative'] }, /invalid prefetch file list/],
+      [{ prefetch_trace: { ...trace, version: 'v9' } }, /invalid prefetch trace: .*version.*v9/],
+      [{ prefetch_trace: '{"version":' }, /invalid prefetch trace: no JSON/],
+    ];
+    for (const [member, reason] of refused) {
+      const answer = await daemon.mount('/b', { ...bodyOf(boot, off), ...member });
+      assert.equal(answer.status, 500);
+      assert.match(answer.text, reason);
+    }
+  });
+
+  test('--prefetch-files: a list with bad lines, a trace, nothing at all', async () => {
+    const config = path.join(ROOT, 'config.json');
+    const list = path.join(ROOT, 'list');
+    const withList = async (text: string | null): Promise<Nydusd> => {
+      fs.writeFileSync(config, (bodyOf(boot, { enable: false }) as { config: string }).config);
+      if (text === null) fs.rmSync(list);
+      else fs.writeFileSync(list, text);
+      const flags = ['--bootstrap', boot, '--config', config, '--prefetch-files', list];
+      const daemon = await Nydusd.start((sock, apisock) => [
+        'virtiofs',
+        '--sock',
+        sock,
+        '--apisock',
+        apisock,
+        ...flags,
+      ]);
+      daemons.push(daemon);
+      return daemon;
+    };
+    const some = await until(await withList('\n/d3/f57\nrelative/path\n\n/nowhere\n'), ended);
+    assert.ok(some.chunks_ready > 0 && some.chunks_ready <= 8, JSON.stringify(some));
+    const trace = { version: 'v1', files: [{ path: '/d3/f57', ranges: [] }] };
+    assert.equal((await until(await withList(JSON.stringify(trace)), ended)).chunks_ready, some.chunks_ready);
+    assert.match((await withList('{ "version": 3 }')).output, /it is left out/);
+    assert.match((await withList(null)).output, /ENOENT.*it is left out/);
+  });
+
   test('a registry that fails for a while: prefetch goes on behind it', async () => {
     const daemon = await start();
     await server.mode('503');

@@ -1,0 +1,155 @@
+/**
+ * Which chunks make up files: for what is fetched before anybody reads it. Hints, so that nothing here is an error of
+ * its own: what does not resolve or does not decode is passed over, and readers hear of it when they come.
+ */
+import { closeSync } from 'node:fs';
+import { SILENT } from '../common/log.ts';
+import { S } from '../fuse/flags.ts';
+import type { BlobInfo, WantedChunk } from '../storage/types.ts';
+import { openFile } from './bootstrap-file.ts';
+import { newMetadata } from './formats.ts';
+import type { Geometry } from './geometry.ts';
+import { ChunkRecord, EntryRecord, HOLE, InodeRecord, type Metadata } from './metadata.ts';
+import { isDots, Nodes } from './nodes.ts';
+import { PageCache } from './page-cache.ts';
+import { NID_UNIT_BYTES } from './v6/inode-layout.ts';
+
+/** Lists are gone through once: a small cache serves. */
+const CACHE_BYTES = 512 * 1024;
+/** Path depth that is followed. */
+const DEPTH_MAX = 4096;
+
+/** A chunk and the position of its blob in the image's table. */
+export interface FileChunk {
+  blob: number;
+  wanted: WantedChunk;
+}
+
+/** A part of a file. */
+export interface Span {
+  offset: number;
+  bytes: number;
+}
+
+const WHOLE: readonly Span[] = [{ offset: 0, bytes: Number.MAX_SAFE_INTEGER }];
+
+export class FileChunks {
+  private readonly metadata: Metadata;
+  private readonly nodes: Nodes;
+  private readonly record = new ChunkRecord();
+
+  private constructor(
+    private readonly fd: number,
+    path: string,
+    geometry: Geometry,
+    private readonly blobs: readonly BlobInfo[],
+  ) {
+    this.metadata = newMetadata(new PageCache(CACHE_BYTES), fd, geometry, blobs.length, false);
+    this.nodes = new Nodes(this.metadata, path, SILENT);
+  }
+
+  /** @param bootstrapFd open, and read by others: it is opened once more. @throws OPEN */
+  static open(bootstrapFd: number, path: string, geometry: Geometry, blobs: readonly BlobInfo[]): FileChunks {
+    const fd = openFile(`/proc/self/fd/${bootstrapFd}`, path);
+    try {
+      return new FileChunks(fd, path, geometry, blobs);
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+  }
+
+  close(): void {
+    this.metadata.close();
+    closeSync(this.fd);
+  }
+
+  get root(): number {
+    return this.metadata.root;
+  }
+
+  /** Node of an absolute path, symlinks not followed; null when the image has none. */
+  nodeAt(path: string): number | null {
+    let inode = this.load(this.metadata.root);
+    const entry = new EntryRecord();
+    for (const name of path.split('/').filter((part) => part !== '')) {
+      if (inode === null || typeOf(inode) !== S.IFDIR) return null;
+      const bytes = Buffer.from(name);
+      if (this.metadata.find(inode, bytes, 0, bytes.length, entry) < 0) return null;
+      inode = this.load(entry.node);
+    }
+    return inode?.node ?? null;
+  }
+
+  /**
+   * Chunks of a file, or of every file below a directory, each directory entered once; `null` now and then where there
+   * are none, so that callers can pause.
+   */
+  *below(node: number, spans: readonly Span[] = WHOLE): Generator<FileChunk | null> {
+    const top = this.load(node);
+    if (top === null) return;
+    if (typeOf(top) !== S.IFDIR) {
+      yield* this.chunksOf(top, spans);
+      return;
+    }
+    const entered = new Uint8Array(Math.ceil(this.metadata.fileBytes / NID_UNIT_BYTES / 8));
+    const stack = [{ dir: top, cookie: 0 }];
+    const entry = new EntryRecord();
+    for (let at = stack.at(-1); at !== undefined; at = stack.at(-1)) {
+      const found = this.metadata.entryAt(at.dir, at.cookie, entry);
+      if (found <= 0) {
+        stack.pop();
+        continue;
+      }
+      at.cookie = entry.nextCookie;
+      const names = this.metadata.nameBytes;
+      if (isDots(names, entry.nameAt, entry.nameBytes)) continue;
+      const child = new InodeRecord();
+      if (this.nodes.loadChild(at.dir, entry, names, child) < 0) continue;
+      yield null;
+      if (typeOf(child) !== S.IFDIR) {
+        yield* this.chunksOf(child, spans);
+        continue;
+      }
+      const bit = 1 << (child.node & 7);
+      if (((entered[child.node >>> 3] ?? bit) & bit) !== 0 || stack.length === DEPTH_MAX) continue;
+      entered[child.node >>> 3]! |= bit;
+      stack.push({ dir: child, cookie: 0 });
+    }
+  }
+
+  private *chunksOf(file: InodeRecord, spans: readonly Span[]): Generator<FileChunk | null> {
+    if (typeOf(file) !== S.IFREG) return;
+    const { chunkSize } = this.metadata;
+    for (const { offset, bytes } of spans) {
+      const end = Math.min(file.size, offset + bytes);
+      for (let k = Math.floor(offset / chunkSize); k * chunkSize < end; k++) {
+        const chunk = this.chunk(file, k);
+        if (chunk !== undefined) yield chunk;
+      }
+    }
+  }
+
+  private chunk(file: InodeRecord, k: number): FileChunk | null | undefined {
+    const { record } = this;
+    if (this.metadata.chunk(file, k, record) < 0) return undefined;
+    const { blob, index, offset } = record;
+    if (offset === HOLE) return null;
+    if (index >= (this.blobs[blob]?.chunkCount ?? 0)) return undefined;
+    const { chunkSize } = this.metadata;
+    const source = this.metadata.source(file, k, record);
+    const known = {
+      chunkIndex: index,
+      uncompressedOffset: offset,
+      bytes: Math.min(chunkSize, file.size - k * chunkSize),
+    };
+    return { blob, wanted: source === null ? known : { ...known, source } };
+  }
+
+  private load(node: number): InodeRecord | null {
+    const inode = new InodeRecord();
+    return this.metadata.load(node, inode) < 0 ? null : inode;
+  }
+}
+
+const typeOf = (inode: InodeRecord): number => inode.mode & S.IFMT;
