@@ -1,6 +1,6 @@
 /** Starts the built `bin/nydusd` the way kata-runtime does and talks to its API; used by every test of this folder. */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { request as httpRequest, type IncomingHttpHeaders } from 'node:http';
 import { connect, type Socket } from 'node:net';
@@ -171,6 +171,25 @@ function connected(path: string): Promise<Socket> {
     socket.once('connect', () => resolve(socket));
     socket.once('error', reject);
   });
+}
+
+/**
+ * How many times longer than its CPU time a bare node takes now: 1 on an idle machine. Limits that are differences of
+ * times are multiplied by it, so that they mean the same beside other tests.
+ */
+export function slowdown(): number {
+  const ratios = Array.from({ length: 9 }, () => {
+    const from = performance.now();
+    const { stdout } = spawnSync('sh', ['-c', `"$1" -e 0; times`, 'sh', process.execPath], { encoding: 'utf8' });
+    const ms = performance.now() - from;
+    // The shell's own times, then those of its children: user and system, as 0m0.061s.
+    const [user, system] = (stdout.trim().split('\n')[1] ?? '').split(' ').map((text) => {
+      const [, minutes, seconds] = /^(\d+)m([\d.]+)s$/.exec(text) ?? [];
+      return (Number(minutes) * 60 + Number(seconds)) * 1000;
+    });
+    return ms / ((user as number) + (system as number));
+  });
+  return Math.max(1, ratios.sort((a, b) => a - b)[ratios.length >> 1] as number);
 }
 
 /** v1 configuration of an image whose blobs lie in a directory. */
