@@ -41,18 +41,37 @@ const WANTED =
   INIT.INIT_EXT;
 const WANTED2 = INIT2.CREATE_SUPP_GROUP;
 
+const YEAR_MS = 365 * 24 * 3600 * 1000;
+/** What is mounted at the root of a guest's device can change. */
+const ROOT_ATTR_MS = 1000;
+
 /** What differs between transports. */
 export interface InitPolicy {
   /** ALLOW_IDMAP needs default_permissions, which every virtio-fs mount and our own /dev/fuse mount have. */
   allowIdmap: boolean;
   /** SUBMOUNTS makes automounts: on the host they would outlive our umount, so /dev/fuse goes without. */
   submounts: boolean;
+  /**
+   * How long the attributes of the mount's own root are trusted, in ms. Who waits for a dead daemon's mount stats it (the
+   * snapshotter does, before it starts a successor): on /dev/fuse the kernel has to know them by itself then.
+   */
+  rootAttrMs: number;
   /** HAS_RESEND: only /dev/fuse can be asked for it (resend.ts). */
   resend: boolean;
 }
 
-export const VIRTIOFS_POLICY: InitPolicy = { allowIdmap: true, submounts: true, resend: false };
-export const DEV_FUSE_POLICY: InitPolicy = { allowIdmap: false, submounts: false, resend: true };
+export const VIRTIOFS_POLICY: InitPolicy = {
+  allowIdmap: true,
+  submounts: true,
+  rootAttrMs: ROOT_ATTR_MS,
+  resend: false,
+};
+export const DEV_FUSE_POLICY: InitPolicy = {
+  allowIdmap: false,
+  submounts: false,
+  rootAttrMs: YEAR_MS,
+  resend: true,
+};
 
 export interface InitReply {
   /** 0 or -errno; the fields below count only with 0. */

@@ -112,6 +112,8 @@ export class Request {
   attempt = 0;
   /** When a parked request was taken up, in ms of `Stats`; 0: since the last look at the clock. */
   sinceMs = 0;
+  /** `InitPolicy.rootAttrMs` of the session. */
+  rootAttrMs = 0;
   negotiated: Negotiated = { minor: 0, flags: 0, flags2: 0, maxWriteBytes: 0 };
   parking: Parking = REFUSE_PARKING;
   io: AsyncIo = REFUSE_IO;

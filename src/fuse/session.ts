@@ -76,6 +76,7 @@ export class Session implements Parking, SessionOps {
     this.parked = new ParkTable(stats.shared);
     stats.servesAt(this.request.memory.address);
     this.request.io = io;
+    this.request.rootAttrMs = policy.rootAttrMs;
   }
 
   get initialized(): boolean {

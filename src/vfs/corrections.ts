@@ -42,7 +42,7 @@ export function entry(request: Request, mounted: Mounted, n: Result): Result {
 export function attributes(request: Request, mounted: Mounted, n: Result): Result {
   if (n <= 0 || !mounted.counted) return n;
   if (request.nodeLow === ROOT_LOCAL) {
-    cutAttrValid(request.reply.u32);
+    cutAttrValid(request.reply.u32, mounted.path === '/' ? request.rootAttrMs : MOUNT_VALID_MS);
     rootAttributes(request, mounted, IN_ATTR_OUT);
   } else request.reply.u32[IN_ATTR_OUT + ATTR.INO + 1] ^= mixed(request, mounted);
   return n;
@@ -55,7 +55,7 @@ export function rootEntry(request: Request, mounted: Mounted): Result {
   const n = mounted.fs.getattr(request, noHandle);
   if (n <= 0) return n;
   const words = request.reply.u32;
-  const validMs = cutAttrValid(words);
+  const validMs = cutAttrValid(words, MOUNT_VALID_MS);
   words.copyWithin(IN_ENTRY, IN_ATTR_OUT, IN_ATTR_OUT + ATTR_WORDS);
   putEntryHead(words, BODY, ROOT_LOCAL, mounted.id, MOUNT_VALID_MS, validMs);
   rootAttributes(request, mounted, IN_ENTRY);
@@ -70,9 +70,11 @@ function rootAttributes(request: Request, mounted: Mounted, at: number): void {
   else words[at + ATTR.INO + 1] ^= mounted.mix;
 }
 
-/** Cuts the time-out of an attr_out to MOUNT_VALID_MS; what is left of it (0 when the member allows no caching). */
-function cutAttrValid(words: Uint32Array): number {
-  const seconds = words[BODY + ATTR_OUT.ATTR_VALID] | words[BODY + ATTR_OUT.ATTR_VALID + 1];
-  if (seconds !== 0) putAttrHead(words, BODY, MOUNT_VALID_MS);
-  return seconds !== 0 || words[BODY + ATTR_OUT.ATTR_VALID_NSEC] !== 0 ? MOUNT_VALID_MS : 0;
+/** Cuts the time-out of an attr_out to at most `limitMs`; what is left of it in ms (0: the member allows no caching). */
+function cutAttrValid(words: Uint32Array, limitMs: number): number {
+  const seconds = words[BODY + ATTR_OUT.ATTR_VALID] + words[BODY + ATTR_OUT.ATTR_VALID + 1] * 2 ** 32;
+  const validMs = seconds * 1000 + words[BODY + ATTR_OUT.ATTR_VALID_NSEC] / 1e6;
+  if (validMs <= limitMs) return validMs;
+  putAttrHead(words, BODY, limitMs);
+  return limitMs;
 }

@@ -20,7 +20,7 @@ import {
 } from '../fuse/wire/layout.ts';
 import { direntBytes, putAttr, putAttrHead, putDirent, putEntryHead } from '../fuse/wire/out.ts';
 import { errno } from '../sys/errno.ts';
-import { MOUNT_VALID_MS, PSEUDO, PSEUDO_INO_HIGH } from './node-ids.ts';
+import { MOUNT_VALID_MS, PSEUDO, PSEUDO_INO_HIGH, ROOT_LOCAL } from './node-ids.ts';
 import { NAME_BYTES_MAX, type PseudoTree } from './pseudo-tree.ts';
 import { Refusing } from './refusing.ts';
 
@@ -59,7 +59,7 @@ export class PseudoFs extends Refusing {
   override getattr(request: Request): Result {
     const slot = this.tree.slotOf(request.nodeLow);
     if (slot < 0) return -errno.ESTALE;
-    putAttrHead(request.reply.u32, BODY, MOUNT_VALID_MS);
+    putAttrHead(request.reply.u32, BODY, request.nodeLow === ROOT_LOCAL ? request.rootAttrMs : MOUNT_VALID_MS);
     this.#attributes(request.reply.u32, BODY + ATTR_OUT.ATTR, slot);
     return ATTR_OUT_BYTES;
   }

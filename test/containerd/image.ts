@@ -11,7 +11,8 @@ const FILES = 24;
 const FILE_BYTES = 300_000;
 const BUSYBOX = '/bin/busybox';
 /** Prints real and effective user; with an argument it becomes user 1000 first and starts itself again. */
-const WHO = `#include <stdio.h>
+const WHO = `#define _GNU_SOURCE
+#include <stdio.h>
 #include <unistd.h>
 int main(int argc, char **argv) {
   if (argc > 1 && setresuid(1000, 1000, 1000) == 0) return execl(argv[0], argv[0], NULL);
@@ -49,13 +50,13 @@ function makeRoot(root: string): void {
 }
 
 /** Builds the image with our `nydus-image` and serves it from a registry of its own in `dir`. */
-export async function publishImage(dir: string, fsVersion: '5' | '6'): Promise<PublishedImage> {
+export async function publishImage(dir: string): Promise<PublishedImage> {
   const root = join(dir, 'rootfs');
   mkdirSync(root, { recursive: true });
   makeRoot(root);
   const [blobPath, bootstrapPath] = [join(dir, 'blob'), join(dir, 'layer/image/image.boot')];
   mkdirSync(join(dir, 'layer/image'), { recursive: true });
-  const create = ['create', '--fs-version', fsVersion, '--compressor', 'zstd', '--chunk-size', '0x10000'];
+  const create = ['create', '--fs-version', '6', '--compressor', 'zstd', '--chunk-size', '0x10000'];
   const outputs = ['--blob', blobPath, '--bootstrap', bootstrapPath];
   execFileSync(join(REPOSITORY, 'bin/nydus-image'), [...create, ...outputs, root], { stdio: 'ignore' });
 
@@ -83,20 +84,20 @@ export async function publishImage(dir: string, fsVersion: '5' | '6'): Promise<P
         ...descriptor('application/vnd.oci.image.layer.v1.tar+gzip', bootstrap),
         annotations: {
           'containerd.io/snapshot/nydus-bootstrap': 'true',
-          'containerd.io/snapshot/nydus-fs-version': fsVersion,
+          'containerd.io/snapshot/nydus-fs-version': '6',
         },
       },
     ],
   });
   const blobs = new Map([blob, bootstrap, config].map((bytes) => [digest(bytes).slice('sha256:'.length), bytes]));
   const registry = await startRegistry(dir, 'none', 'apps/busy', blobs);
-  const answer = await fetch(`http://${registry.host}/v2/apps/busy/manifests/v${fsVersion}`, {
+  const answer = await fetch(`http://${registry.host}/v2/apps/busy/manifests/v6`, {
     method: 'PUT',
     headers: { 'content-type': 'application/vnd.oci.image.manifest.v1+json' },
     body: manifest,
   });
   if (!answer.ok) throw new Error(`the registry refuses the manifest: ${answer.status} ${await answer.text()}`);
-  return { registry, reference: `${registry.host}/apps/busy:v${fsVersion}` };
+  return { registry, reference: `${registry.host}/apps/busy:v6` };
 }
 
 function digest(bytes: Buffer): string {

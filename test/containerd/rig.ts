@@ -16,13 +16,15 @@ import {
 } from 'node:fs';
 import { request } from 'node:http';
 import { homedir, tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { basename, delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { REPOSITORY } from '../daemon/nydusd.ts';
 import { pullImage } from './cri.ts';
 
 const READY_MS_MAX = 30_000;
+/** Lines of each log shown with a failure. */
+const LINES_MAX = 60;
 const NAMESPACE = 'k8s.io';
 /** Where `install.sh` puts what it builds. */
 const KEPT = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'nydusd-ts');
@@ -100,7 +102,13 @@ export class ContainerdRig {
   logs(): string {
     const tail = (name: string) => {
       const path = join(this.dir, `${name}.log`);
-      return existsSync(path) ? `--- ${name}\n${readFileSync(path, 'utf8').slice(-6000)}` : '';
+      if (!existsSync(path)) return '';
+      const lines = readFileSync(path, 'utf8').split('\n');
+      // Each look at the list of daemons makes two lines.
+      return `--- ${name}\n${lines
+        .filter((line) => !line.includes('Failed to get'))
+        .slice(-LINES_MAX)
+        .join('\n')}`;
     };
     return `${tail('containerd')}\n${tail('snapshotter')}`;
   }
@@ -118,8 +126,10 @@ export class ContainerdRig {
 
   /** Starts a container that goes on; its output comes line by line to `onLine`. */
   run(image: string, id: string, command: readonly string[], onLine: (line: string) => void): ChildProcess {
-    const args = ['-a', this.socket, '-n', NAMESPACE, 'run', '--rm', '--snapshotter', 'nydus', image, id, ...command];
-    const child = spawn('/usr/bin/ctr', args, { env: this.env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn('/usr/bin/ctr', this.runArgs(image, id, command), {
+      env: this.env,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     this.containers.add(child);
     for (const stream of [child.stdout, child.stderr]) {
       let rest = '';
@@ -135,8 +145,19 @@ export class ContainerdRig {
 
   /** Runs a container to its end; what it printed. @throws when it exits with another code than 0 */
   async runToEnd(image: string, id: string, command: readonly string[]): Promise<string> {
-    // Without this flag `ctr` has set-uid bits ignored, whatever the mounts allow.
-    return this.ctr('run', '--rm', '--allow-new-privs', '--snapshotter', 'nydus', image, id, ...command);
+    const args = this.runArgs(image, id, command);
+    return (await promisify(execFile)('/usr/bin/ctr', args, { env: this.env, timeout: 60_000 })).stdout;
+  }
+
+  private runArgs(image: string, id: string, command: readonly string[]): string[] {
+    // Without --allow-new-privs `ctr` has set-uid bits ignored, whatever the mounts allow.
+    const flags = ['--rm', '--allow-new-privs', '--snapshotter', 'nydus'];
+    return ['-a', this.socket, '-n', NAMESPACE, 'run', ...flags, image, this.idOf(id), ...command];
+  }
+
+  /** runc's own folder is the machine's: what an aborted run left there must not be in the way. */
+  idOf(id: string): string {
+    return `${id}-${basename(this.dir)}`;
   }
 
   /** The snapshotter's daemons that serve something. */

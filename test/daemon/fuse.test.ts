@@ -1,6 +1,6 @@
 /** `nydusd fuse`: the same file systems on the host, through the kernel's own FUSE client. Needs root and /dev/fuse. */
 import assert from 'node:assert/strict';
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -139,6 +139,25 @@ describe('a host directory through /dev/fuse', () => {
     await ends(served);
   });
 });
+
+// The snapshotter stats the mount point of a daemon that died, and starts a successor only when that has answered.
+for (const what of ['an image', 'nothing']) {
+  test(`who serves nothing any more does not block stat of its mount point: ${what} on it`, async () => {
+    const fixture = fixtureCases().find(({ name }) => name === 'v6-zstd-blake3')!;
+    const image = ['--bootstrap', fixture.bootstrap, '--localfs-dir', BLOBS];
+    const served = await mounted(what === 'an image' ? image : []);
+    try {
+      fs.statSync(served.mountpoint);
+      process.kill(served.daemon.pid, 'SIGSTOP');
+      await sleep(1500);
+      const found = spawnSync('stat', ['-c', '%F', served.mountpoint], { encoding: 'utf8', timeout: 5000 });
+      assert.equal(found.stdout.trim(), 'directory');
+    } finally {
+      process.kill(served.daemon.pid, 'SIGCONT');
+      await ends(served);
+    }
+  });
+}
 
 test('SIGTERM unmounts although a file is open there', async () => {
   const share = path.join(ROOT, 'share2');
