@@ -14,19 +14,10 @@ import { parseConfig } from '../../src/storage/config.ts';
 import type { StoreStats } from '../../src/storage/stats.ts';
 import { BlobStore } from '../../src/storage/store.ts';
 import type { Entry, EntryType, Manifest } from '../vm/manifest.ts';
+import { shownDevice, TYPES } from './attributes.ts';
 
 const READ_BYTES = 1024 * 1024;
 const LIST_BYTES = 128 * 1024;
-
-const TYPES: Record<number, EntryType> = {
-  [S.IFREG]: 'file',
-  [S.IFDIR]: 'dir',
-  [S.IFLNK]: 'symlink',
-  [S.IFCHR]: 'char',
-  [S.IFBLK]: 'block',
-  [S.IFIFO]: 'fifo',
-  [S.IFSOCK]: 'socket',
-};
 
 export interface ReadImage {
   manifest: Manifest;
@@ -150,9 +141,4 @@ class TreeReader {
     assert.ok(typeof answer !== 'number', `${what}: ${String(answer)}; ${this.lines.join('\n')}`);
     return answer;
   }
-}
-
-/** FUSE's 32-bit device number as `major:minor`. */
-function shownDevice(rdev: number): string {
-  return `${(rdev >>> 8) & 0xfff}:${((rdev >>> 12) & 0xfff00) | (rdev & 0xff)}`;
 }

@@ -1,6 +1,7 @@
 /** The real images of the fixtures folder, read from its `cases.tsv`. */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { createHash } from 'node:crypto';
+import { copyFileSync, readdirSync, readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { REPOSITORY } from './assets.ts';
 import type { LocalfsBackend } from './daemon.ts';
 
@@ -30,4 +31,20 @@ export function fixtureCases(): FixtureCase[] {
       : { type: 'localfs', dir: BLOBS };
     return { name, expect: join(FIXTURES, expect), bootstrap: path, backend };
   });
+}
+
+/**
+ * The same cases for a registry, where a blob's name is its digest: those that hold their bootstrap are copied to `dir`
+ * under that name, as a snapshotter keeps layers.
+ */
+export function registryCases(dir: string): { cases: Omit<FixtureCase, 'backend'>[]; blobs: Map<string, Buffer> } {
+  const paths = readdirSync(BLOBS).map((id) => join(BLOBS, id));
+  const cases = fixtureCases().map(({ name, expect, bootstrap }) => {
+    if (!bootstrap.endsWith('.blob')) return { name, expect, bootstrap };
+    const path = join(dir, createHash('sha256').update(readFileSync(bootstrap)).digest('hex'));
+    copyFileSync(bootstrap, path);
+    paths.push(path);
+    return { name, expect, bootstrap: path };
+  });
+  return { cases, blobs: new Map(paths.map((path) => [basename(path), readFileSync(path)])) };
 }

@@ -4,14 +4,14 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { skipUnless } from './assets.ts';
 import { assertSame, expectedTree, IMAGE_FIELDS, SHARE_FIELDS } from './compare.ts';
-import { type Daemon, rafsConfig, withDaemon } from './daemon.ts';
-import { fixtureCases } from './fixture-cases.ts';
+import { type Backend, type Daemon, rafsConfig, withDaemon } from './daemon.ts';
+import { type FixtureCase, fixtureCases, registryCases } from './fixture-cases.ts';
 import { BlobServer, buildImage, type Compressor, REPO } from './image.ts';
 import { hostManifest, type Manifest } from './manifest.ts';
 import { makeSampleTree } from './sample-tree.ts';
@@ -93,15 +93,43 @@ async function throughErofs(bootstrap: string, data: string, folder: string): Pr
   }
 }
 
-hostTest('images of the fixtures equal their trees over /dev/fuse', async () => {
-  const folder = join(scratch, 'fuse-fixtures');
+/** Two of the four combinations in CI, all with `npm run test:matrix`. */
+const isWhole = process.env['FORMAT_MATRIX'] === 'whole';
+for (const validate of isWhole ? [true, false] : [true]) {
+  hostTest(`images of the fixtures equal their trees over /dev/fuse, validation ${validate}`, () =>
+    compareFixtures(fixtureCases(), validate, `localfs-${validate}`),
+  );
+}
+for (const validate of isWhole ? [true, false] : [false]) {
+  hostTest(`the same out of a registry, validation ${validate}`, async () => {
+    const dir = join(scratch, `registry-${validate}`);
+    mkdirSync(dir);
+    const { cases, blobs } = registryCases(dir);
+    for (const [id, bytes] of blobs) writeFileSync(join(dir, id), bytes);
+    const server = await BlobServer.start(dir);
+    const backend = { type: 'registry', host: server.host, repo: REPO } as const;
+    try {
+      const fromRegistry = cases.map((entry) => ({ ...entry, backend }));
+      await compareFixtures(fromRegistry, validate, `registry-fuse-${validate}`);
+    } finally {
+      server.stop();
+    }
+  });
+}
+
+async function compareFixtures(
+  cases: readonly (Omit<FixtureCase, 'backend'> & { backend: Backend })[],
+  validate: boolean,
+  run: string,
+): Promise<void> {
+  const folder = join(scratch, `fuse-${run}`);
   await withFuse(async (daemon) => {
-    for (const { name, expect, bootstrap, backend } of fixtureCases()) {
-      await daemon.mountImage(`/${name}`, bootstrap, rafsConfig(backend, join(scratch, name), true));
+    for (const { name, expect, bootstrap, backend } of cases) {
+      await daemon.mountImage(`/${name}`, bootstrap, rafsConfig(backend, join(scratch, `${run}-${name}`), validate));
       assertSame(expectedTree(expect), await hostManifest(join(folder, name)), IMAGE_FIELDS, name);
     }
   }, folder);
-});
+}
 
 hostTest('a host directory equals itself over /dev/fuse', async () => {
   const expected = await prepared();
