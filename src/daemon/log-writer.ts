@@ -78,7 +78,6 @@ export class LogWriter implements Logger {
   }
 
   error(text: string): void {
-    this.remember(text);
     this.line('error', text);
   }
   warn(text: string): void {
@@ -96,6 +95,7 @@ export class LogWriter implements Logger {
 
   /** One line at `level`. Newlines and control characters in `text` are escaped: one event is one line. */
   line(level: LogLevel, text: string): void {
+    if (level === 'error') this.remember(text);
     if (!showsAt(this.level, level)) return;
     this.push(format(level, text));
   }

@@ -173,6 +173,37 @@ describe('routes that fail', () => {
     ['DELETE', '/api/v1/daemon', undefined, 400, /^BadRequest$/],
     ['PATCH', '/api/v1/mount?mountpoint=/x', rafs, 400, /^BadRequest$/],
     ['GET', '/api/v1/daemon', '{}', 400, /^BadRequest$/],
+    ['OPTIONS', '/api/v1/daemon', undefined, 400, /^BadRequest$/],
+    ['PUT', '/api/v1/daemon/exit', '{}', 400, /^BadRequest$/],
+    ['PUT', '/api/v1/daemon/start', '{}', 400, /^BadRequest$/],
+    ['PUT', '/api/v1/daemon', undefined, 400, /^BadRequest$/],
+    ['PUT', '/api/v1/daemon', '{"log_level":3}', 400, /^BadRequest$/],
+    ['PUT', '/api/v1/config', undefined, 400, /^BadRequest$/],
+    ['PUT', '/api/v1/config', 'auth', 400, /^ParseBody\(Error\(".*", line: 1, column: \d+\)\)$/],
+    ['GET', '/api/v1/daemon/backend', undefined, 400, /^QueryString\("'mountpoint' should be/],
+    [
+      'GET',
+      '/api/v1/daemon/backend?mountpoint=/nothing',
+      undefined,
+      500,
+      /^FsBackendInfo\(DaemonAbnormal\(Other\("object or filesystem doesn't exist"\)\)\)$/,
+    ],
+    ['PUT', '/api/v1/mount', rafs, 400, /^QueryString/],
+    [
+      'POST',
+      '/api/v1/mount?mountpoint=/x',
+      '{\n "source": "/a",\n x',
+      400,
+      /^ParseBody\(Error\(".*", line: 3, column: \d+\)\)$/,
+    ],
+    [
+      'POST',
+      '/api/v1/mount?mountpoint=/x',
+      '{"source":"/a","config":"","fs_type":"RAFS"}',
+      500,
+      /but RAFS was specified/,
+    ],
+    ['POST', '/api/v1/mount?mountpoint=/x', '{"source":"/a","config":""}', 500, /but {2}was specified/],
     ['POST', '/api/v1/mount?mountpoint=/x', undefined, 400, /^BadRequest$/],
     ['DELETE', '/api/v1/mount?mountpoint=/x', '{}', 400, /^BadRequest$/],
     ['POST', '/api/v1/mount', rafs, 400, /^QueryString\("'mountpoint' should be specified in query string"\)$/],
@@ -218,7 +249,16 @@ describe('routes that fail', () => {
     ],
     ['PUT', '/api/v1/daemon/fuse/sendfd', undefined, 501, /Unsupported/],
     ['GET', '/api/v2/blobs?domain_id=x', undefined, 501, /Unsupported/],
-    ['PUT', '/api/v2/blobs', '{}', 501, /Unsupported/],
+    ['PUT', '/api/v2/blobs', '{}', 501, /^CreateBlobObject\(DaemonAbnormal\(Unsupported\)\)$/],
+    ['DELETE', '/api/v2/blobs?domain_id=x&blob_id=y', undefined, 501, /^DeleteBlobObject/],
+    ['DELETE', '/api/v2/blobs?blob_id=y', undefined, 501, /Unsupported/],
+    ...['', '/files', '/pattern', '/backend', '/blobcache'].map((route): (typeof rows)[number] => [
+      'GET',
+      `/api/v1/metrics${route}?id=/nothing`,
+      undefined,
+      404,
+      /^\w+\(Metrics\(Stats\(NoCounter\)\)\)$/,
+    ]),
     ['GET', '/api/v1/metrics?id=/nothing', undefined, 404, /^GlobalMetrics\(Metrics\(Stats\(NoCounter\)\)\)$/],
     [
       'GET',
@@ -244,6 +284,32 @@ describe('routes that fail', () => {
       );
     });
   }
+});
+
+test('a query is read as a browser reads it: percent-decoded, plus is a space, the first of two counts', async () => {
+  const share = { fs_type: 'passthrough', source: join(daemon.dir, 'shared'), config: '' };
+  for (const [spelling, where] of [
+    ['%2Fa%20b', '/a b'],
+    ['/a+b', '/a b'],
+    ['/a%2Bb', '/a+b'],
+    ['/first&mountpoint=/second', '/first'],
+    ['/%C3%A9', '/é'],
+  ] as const) {
+    assert.equal((await daemon.mount(spelling, share)).status, 204, spelling);
+    assert.ok(where in (await daemon.info()).backend_collection, `${spelling} is not ${where}`);
+    assert.equal((await daemon.request('DELETE', `/api/v1/mount?mountpoint=${spelling}`)).status, 204);
+  }
+});
+
+test('metrics without an id need exactly one image', async () => {
+  const where = '/rafs/second/lowerdir';
+  const source = join(FIXTURES, 'images/boot/v6-zstd-blake3-4k.boot');
+  const config = JSON.stringify(localfsConfig(join(FIXTURES, 'images/blobs'), join(daemon.dir, 'cache')));
+  assert.equal((await daemon.mount(where, { fs_type: 'rafs', source, config })).status, 204);
+  for (const route of ['', '/files', '/pattern', '/backend', '/blobcache'])
+    assert.equal((await daemon.get(`/api/v1/metrics${route}`)).status, 404, route);
+  assert.equal((await daemon.request('DELETE', `/api/v1/mount?mountpoint=${where}`)).status, 204);
+  assert.equal((await daemon.get('/api/v1/metrics')).status, 200);
 });
 
 describe('routes that work', () => {

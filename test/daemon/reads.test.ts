@@ -105,6 +105,10 @@ describe('a backend that fails is EIO for that read, one line, and forgotten', (
         await server.mode('ok');
         assertContent(client, FILE);
         assert.match(await lineWith(daemon, 'ERROR'), line);
+        const events = JSON.parse((await daemon.get('/api/v1/daemon/events')).text);
+        assert.equal(events.total_errors, events.errors.length);
+        assert.match(events.errors.join('\n'), /^\w{3}, .* GMT - ./);
+        assert.match(events.errors.join('\n'), line);
       } finally {
         end();
       }
