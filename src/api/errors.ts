@@ -18,6 +18,7 @@ export type Wrapper =
   | 'FsFilesMetrics'
   | 'Pattern'
   | 'InflightMetrics'
+  | 'AccessTrace'
   | 'CreateBlobObject'
   | 'DeleteBlobObject'
   | 'GetBlobObjects';

@@ -160,6 +160,7 @@ export const ROUTES: Readonly<Record<string, Methods>> = {
   '/api/v1/daemon/fuse/sendfd': { PUT: step('Upgrade', (daemon) => daemon.sendFd()) },
   '/api/v1/daemon/fuse/takeover': { PUT: step('Upgrade', (daemon) => daemon.takeOver()) },
   '/api/v1/mount': { POST: mount, PUT: remount, DELETE: umount },
+  '/api/v1/trace': { GET: get('AccessTrace', async ({ daemon }, ask) => ok(await daemon.trace(mountpointOf(ask)))) },
   '/api/v1/metrics': { GET: metrics('GlobalMetrics', (m) => m.fsMetrics) },
   '/api/v1/metrics/files': { GET: metrics('FsFilesMetrics', (m) => m.filesMetrics) },
   '/api/v1/metrics/pattern': { GET: metrics('Pattern', (m) => m.pattern) },

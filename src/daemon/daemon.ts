@@ -11,6 +11,7 @@ import { STATS_BYTES } from '../fuse/stats-layout.ts';
 import { errnoText } from '../sys/errno.ts';
 import { MNT_DETACH, umount } from '../sys/mount.ts';
 import type { TransportSpec } from '../virtiofs/control.ts';
+import type { AccessTrace } from './access-trace.ts';
 import { BUILD_INFO, type BuildInfo } from './build-info.ts';
 import { Device } from './device.ts';
 import { daemonError } from './errors.ts';
@@ -200,6 +201,13 @@ export class Daemon {
     if (mount === undefined) throw daemonError('MOUNT_UNKNOWN', { path });
     if (mount.image === null) throw daemonError('MOUNT_NOT_RAFS', { path });
     return mount.image.superblock;
+  }
+
+  /** `GET /api/v1/trace`. @throws AppError NO_COUNTER for what is no mounted image */
+  trace(where: string): Promise<AccessTrace> {
+    const image = this.mounts.get(mountPath(where))?.image ?? null;
+    if (image === null) throw daemonError('NO_COUNTER', { id: where });
+    return this.images.trace(image);
   }
 
   /** @throws AppError NOT_READY before RUNNING: mounts sent earlier would be lost */

@@ -14,6 +14,7 @@ import type { Prefetch } from '../storage/prefetch.ts';
 import type { StoreStats } from '../storage/stats.ts';
 import type { BlobStore } from '../storage/store.ts';
 import type { WantedChunk } from '../storage/types.ts';
+import type { AccessTrace } from './access-trace.ts';
 import { daemonError } from './errors.ts';
 import { SIZE_BUCKETS } from './metrics-shape.ts';
 import type { Images, MountRequest, OpenedImage } from './mounts.ts';
@@ -48,13 +49,15 @@ export class LazyImages implements Images {
   constructor(private readonly log: Logger) {}
 
   async open(path: string, bootstrapPath: string, configText: string): Promise<OpenedImage> {
-    const [{ BlobStore }, { parseConfig }, { openImage }, { shownConfig }, { FileStats }] = await Promise.all([
-      import('../storage/store.ts'),
-      import('../storage/config.ts'),
-      import('../rafs/open-image.ts'),
-      import('./shown-config.ts'),
-      import('../fuse/file-stats.ts'),
-    ]);
+    const [{ BlobStore }, { parseConfig }, { openImage }, { shownConfig }, { FileStats }, { newAccessLog }] =
+      await Promise.all([
+        import('../storage/store.ts'),
+        import('../storage/config.ts'),
+        import('../rafs/open-image.ts'),
+        import('./shown-config.ts'),
+        import('../fuse/file-stats.ts'),
+        import('../rafs/access-log.ts'),
+      ]);
     if (this.store === null) {
       this.store = new BlobStore(this.log);
       // Loading all this has touched pages of Node that serving does not.
@@ -75,7 +78,14 @@ export class LazyImages implements Images {
     }
     const { geometry } = bootstrap;
     const image: OpenedImage = {
-      member: { kind: 'rafs', bootstrapFd: bootstrap.fd, bootstrapPath, blobs, validate: config.validate },
+      member: {
+        kind: 'rafs',
+        bootstrapFd: bootstrap.fd,
+        bootstrapPath,
+        blobs,
+        validate: config.validate,
+        trace: newAccessLog(),
+      },
       identity: identityOf(bootstrap.fd),
       shownConfig: shownConfig(config),
       configId: config.id,
@@ -219,6 +229,15 @@ export class LazyImages implements Images {
       read_count_block_size_dist: buckets(reads?.countBySize),
       read_latency_sizes_dist: SIZE_BUCKETS.map((_, size) => buckets(reads?.countBySizeAndLatency[size])),
     };
+  }
+
+  /** `GET /api/v1/trace`: what was read of a mounted image. */
+  async trace(image: OpenedImage): Promise<AccessTrace> {
+    const parts = this.parts.get(image);
+    const { bootstrapFd, trace } = image.member;
+    if (parts === undefined || trace === undefined) return { version: 'v1', files: [] };
+    const { traceOf } = await import('./trace-report.ts');
+    return traceOf({ path: parts.path, bootstrap: parts.bootstrap, bootstrapFd, log: trace });
   }
 
   /** `GET /api/v1/metrics/blobcache`: the snapshotter's garbage collection reads `underlying_files`. */

@@ -31,6 +31,13 @@ export interface Span {
   bytes: number;
 }
 
+export interface NamedNode {
+  node: number;
+  path: string;
+  /** Length of the file. */
+  bytes: number;
+}
+
 const WHOLE: readonly Span[] = [{ offset: 0, bytes: Number.MAX_SAFE_INTEGER }];
 
 export class FileChunks {
@@ -68,6 +75,10 @@ export class FileChunks {
     return this.metadata.root;
   }
 
+  get chunkSize(): number {
+    return this.metadata.chunkSize;
+  }
+
   /** Node of an absolute path, symlinks not followed; null when the image has none. */
   nodeAt(path: string): number | null {
     let inode = this.load(this.metadata.root);
@@ -92,8 +103,33 @@ export class FileChunks {
       yield* this.chunksOf(top, spans);
       return;
     }
+    for (const { inode } of this.walk(top)) {
+      yield null;
+      yield* this.chunksOf(inode, spans);
+    }
+  }
+
+  /**
+   * Paths of nodes, in no order; `null` now and then, so that callers can pause. Of a file with several names one comes,
+   * none of names that are no UTF-8.
+   */
+  *pathsOf(nodes: ReadonlySet<number>): Generator<NamedNode | null> {
+    const left = new Set(nodes);
+    const root = this.load(this.root);
+    if (root === null) return;
+    for (const { inode, path } of this.walk(root)) {
+      if (left.size === 0) return;
+      yield null;
+      if (!left.delete(inode.node)) continue;
+      const text = path();
+      if (text !== null) yield { node: inode.node, path: text, bytes: inode.size };
+    }
+  }
+
+  /** Everything below a directory, each directory entered once. */
+  private *walk(top: InodeRecord): Generator<{ inode: InodeRecord; path: () => string | null }> {
     const entered = new Uint8Array(Math.ceil(this.metadata.fileBytes / NID_UNIT_BYTES / 8));
-    const stack = [{ dir: top, cookie: 0 }];
+    const stack = [{ dir: top, cookie: 0, name: Buffer.alloc(0) }];
     const entry = new EntryRecord();
     for (let at = stack.at(-1); at !== undefined; at = stack.at(-1)) {
       const found = this.metadata.entryAt(at.dir, at.cookie, entry);
@@ -104,17 +140,16 @@ export class FileChunks {
       at.cookie = entry.nextCookie;
       const names = this.metadata.nameBytes;
       if (isDots(names, entry.nameAt, entry.nameBytes)) continue;
-      const child = new InodeRecord();
-      if (this.nodes.loadChild(at.dir, entry, names, child) < 0) continue;
-      yield null;
-      if (typeOf(child) !== S.IFDIR) {
-        yield* this.chunksOf(child, spans);
-        continue;
-      }
-      const bit = 1 << (child.node & 7);
-      if (((entered[child.node >>> 3] ?? bit) & bit) !== 0 || stack.length === DEPTH_MAX) continue;
-      entered[child.node >>> 3]! |= bit;
-      stack.push({ dir: child, cookie: 0 });
+      const name = Buffer.from(names.subarray(entry.nameAt, entry.nameAt + entry.nameBytes));
+      const inode = new InodeRecord();
+      if (this.nodes.loadChild(at.dir, entry, names, inode) < 0) continue;
+      const above = stack.length;
+      yield { inode, path: () => textOf([...stack.slice(1, above).map((level) => level.name), name]) };
+      if (typeOf(inode) !== S.IFDIR) continue;
+      const bit = 1 << (inode.node & 7);
+      if (((entered[inode.node >>> 3] ?? bit) & bit) !== 0 || stack.length === DEPTH_MAX) continue;
+      entered[inode.node >>> 3] |= bit;
+      stack.push({ dir: inode, cookie: 0, name });
     }
   }
 
@@ -151,5 +186,14 @@ export class FileChunks {
     return this.metadata.load(node, inode) < 0 ? null : inode;
   }
 }
+
+/** An absolute path; null when it is no UTF-8. */
+function textOf(names: readonly Buffer[]): string | null {
+  const bytes = Buffer.concat(names.flatMap((name) => [SLASH, name]));
+  const text = bytes.toString('utf8');
+  return Buffer.from(text).equals(bytes) ? text : null;
+}
+
+const SLASH = Buffer.from('/');
 
 const typeOf = (inode: InodeRecord): number => inode.mode & S.IFMT;

@@ -15,6 +15,7 @@ import { SpillView } from '../storage/spill-bits.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import { errno, errnoName } from '../sys/errno.ts';
 import { RWF_NOWAIT } from '../sys/io.ts';
+import { AccessRecorder } from './access-log.ts';
 import { ChunkRecord, HOLE, type InodeRecord, type Metadata } from './metadata.ts';
 import type { Nodes } from './nodes.ts';
 import type { RafsOptions } from './rafs-options.ts';
@@ -39,6 +40,7 @@ export class FileReader {
   private readonly waits: Uint8Array;
   private readonly attemptsMax: number;
   private readonly spills: readonly SpillView[];
+  private readonly recorder: AccessRecorder | null;
   /** The read needs a chunk that only its spill has. */
   private isSpilled = false;
 
@@ -52,6 +54,7 @@ export class FileReader {
     this.waits = new Uint8Array(options.blobs.length);
     this.attemptsMax = options.blobs.length + SPARE_ATTEMPTS;
     this.ready = options.blobs.map((blob) => new Uint8Array(blob.ready));
+    this.recorder = options.trace === undefined ? null : new AccessRecorder(options.trace, options.blobs);
     this.spills = options.blobs.map(({ spill }) => new SpillView(spill));
   }
 
@@ -102,8 +105,10 @@ export class FileReader {
     for (let k = Math.floor(offset / chunkSize); k < end; k++) {
       const loaded = this.loadChunk(file, k);
       if (loaded < 0) return loaded;
+      const { chunk } = this;
+      if (chunk.offset !== HOLE) this.recorder?.touch(chunk.blob, chunk.index, file.node, k);
       if (this.isCached()) continue;
-      if (!this.spills[this.chunk.blob].has(this.chunk.index)) return this.chunk.blob + 1;
+      if (!this.spills[chunk.blob].has(chunk.index)) return chunk.blob + 1;
       this.isSpilled = true;
     }
     return 0;

@@ -23,6 +23,8 @@ export interface RafsOptions {
   /** Check the digest tree of v5 metadata as it is walked; digests of data are storage's. */
   validate?: boolean;
   log: Logger;
+  /** Where first reads of chunks are written down (`access-log.ts`); nowhere without it. */
+  trace?: SharedArrayBuffer;
   /** The thread's own unless a test wants a small one. */
   cache?: PageCache;
 }

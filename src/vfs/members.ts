@@ -31,8 +31,8 @@ const MEMBERS: { [K in MemberSpec['kind']]: Factory<Extract<MemberSpec, { kind: 
     return share;
   },
   // A node is its place in the bootstrap: nothing was saved, nothing is missing.
-  rafs: ({ bootstrapFd, bootstrapPath, blobs, validate }, { log, fetch }) =>
-    new Rafs({ bootstrapFd, label: bootstrapPath, blobs, validate, fetch, log }),
+  rafs: ({ bootstrapPath, kind: _, ...image }, { log, fetch }) =>
+    new Rafs({ ...image, label: bootstrapPath, fetch, log }),
 };
 
 let budget: DescriptorBudget | null = null;

@@ -21,6 +21,8 @@ export interface RafsSpec {
   blobs: BlobHandle[];
   /** Check metadata against its digests as it is walked, where the image has a tree of them (v5). */
   validate: boolean;
+  /** Where first reads of chunks are written down (`src/rafs/access-log.ts`). */
+  trace?: SharedArrayBuffer;
 }
 
 export type MemberSpec = PassthroughSpec | RafsSpec;

@@ -15,7 +15,7 @@ const ROOT = fs.mkdtempSync(path.join(tmpdir(), 'prefetch-'));
 const SOURCE = path.join(ROOT, 'src');
 const BLOBS = path.join(ROOT, 'blobs');
 const FILES = 60;
-const FILE_BYTES = 400_000;
+const FILE_BYTES = 200_000;
 /** Two thirds of the files are small: many chunks to a range. */
 const SMALL_BYTES = 9_000;
 const WAIT_MS_MAX = 30_000;
@@ -39,7 +39,7 @@ function makeImage(): string {
     const dir = path.join(SOURCE, `d${i % 6}`);
     if (i < 6) fs.mkdirSync(dir, { recursive: true });
     const bytes = Buffer.alloc(i % 3 === 0 ? FILE_BYTES : SMALL_BYTES);
-    randomFillSync(bytes, 0, bytes.length / 2);
+    randomFillSync(bytes);
     fs.writeFileSync(path.join(dir, `f${i}`), bytes);
   }
   const bootstrap = path.join(ROOT, 'boot');
@@ -189,7 +189,7 @@ describe('prefetch', () => {
       assert.equal((await daemon.mount('/t', { ...bodyOf(boot, off), prefetch_trace })).status, 204);
       await until(daemon, ended);
       const { bytes, requests } = await server.mode('ok');
-      assert.ok(bytes < FILE_BYTES && requests <= 3, `${bytes} bytes in ${requests} requests`);
+      assert.ok(bytes < 2 * FILE_BYTES && requests === 2, `${bytes} bytes in ${requests} requests`);
       await daemon.request('DELETE', '/api/v1/mount?mountpoint=/t');
     }
     const refused: [object, RegExp][] = [
@@ -229,6 +229,37 @@ describe('prefetch', () => {
     assert.equal((await until(await withList(JSON.stringify(trace)), ended)).chunks_ready, some.chunks_ready);
     assert.match((await withList('{ "version": 3 }')).output, /it is left out/);
     assert.match((await withList(null)).output, /ENOENT.*it is left out/);
+  });
+
+  test('the trace of one run, given to the next: the same reads miss nothing', async () => {
+    const files = ['d3/f57', 'd0/f30', 'd1/f1', 'd5/f41', 'd2/f2'];
+    const read = (daemon: Nydusd) => {
+      const client = new FuseClient(daemon.sock);
+      client.init();
+      for (const file of files) {
+        assert.ok(client.readFile(`/i/${file}`).equals(fs.readFileSync(path.join(SOURCE, file))), file);
+      }
+      client.close();
+    };
+    const first = await start();
+    assert.equal((await first.mount('/i', bodyOf(boot, { enable: false }))).status, 204);
+    read(first);
+    const answer = await first.get('/api/v1/trace?mountpoint=/i');
+    assert.equal(answer.status, 200);
+    const trace = JSON.parse(answer.text) as { version: string; files: { path: string; ranges: number[][] }[] };
+    assert.deepEqual([trace.version, trace.files.map((file) => file.path)], ['v1', files.map((file) => `/${file}`)]);
+    assert.deepEqual(trace.files[0]!.ranges, [[0, FILE_BYTES]]);
+    assert.equal((await first.get('/api/v1/trace?mountpoint=/nowhere')).status, 404);
+    assert.equal((await first.get('/api/v1/trace')).status, 400);
+    const second = await start();
+    const body = { ...bodyOf(boot, { enable: false }), prefetch_trace: trace };
+    assert.equal((await second.mount('/i', body)).status, 204);
+    await until(second, ended);
+    assert.ok((await server.mode('ok')).requests > 0);
+    read(second);
+    assert.deepEqual(await server.mode('ok'), { requests: 0, bytes: 0, ranges: [] });
+    // What is cached is seen too: the trace of a warm run is the same.
+    assert.equal((await second.get('/api/v1/trace?mountpoint=/i')).text, answer.text);
   });
 
   test('a registry that fails for a while: prefetch goes on behind it', async () => {
