@@ -8,7 +8,8 @@
  * Every transition is one Atomics operation on the slot's state word. The result does not depend on who claims what.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { CODECS } from '../storage/codecs.ts';
+import { alignUp } from '../common/u64.ts';
+import { CODECS, compressedBytesMax } from '../storage/codecs.ts';
 import type { Compressor } from '../storage/types.ts';
 
 export const SLOT = { EMPTY: 0, READY: 1, CLAIMED: 2, DONE: 3, FAILED: 4 } as const;
@@ -57,8 +58,13 @@ export function newRing(compressor: Compressor, chunkSize: number): RingMemory {
     slotBytes,
     control: new SharedArrayBuffer((CONTROL_WORDS + 2 * slots) * 4),
     sizes: new SharedArrayBuffer(slots * SLOT_CHUNKS_MAX * 2 * 4),
-    data: new SharedArrayBuffer(slots * slotBytes * 2),
+    data: new SharedArrayBuffer(slots * (slotBytes + outputBytes(slotBytes))),
   };
+}
+
+/** Room for the compressed form of every chunk of a slot, also of those that do not shrink. */
+function outputBytes(slotBytes: number): number {
+  return alignUp(compressedBytesMax(slotBytes, SLOT_CHUNKS_MAX), 4096);
 }
 
 /** Typed access to a ring; builder and helpers each make their own. */
@@ -68,12 +74,13 @@ export class Ring {
 
   constructor(readonly memory: RingMemory) {
     const { data, sizes, slotBytes } = memory;
+    const outBytes = outputBytes(slotBytes);
     this.#control = new Int32Array(memory.control);
     for (let i = 0; i < memory.slots; i++) {
       const sizesAt = i * SLOT_CHUNKS_MAX * 2 * 4;
       this.slots.push({
-        input: new Uint8Array(data, 2 * i * slotBytes, slotBytes),
-        output: new Uint8Array(data, (2 * i + 1) * slotBytes, slotBytes),
+        input: new Uint8Array(data, i * (slotBytes + outBytes), slotBytes),
+        output: new Uint8Array(data, i * (slotBytes + outBytes) + slotBytes, outBytes),
         sizes: new Uint32Array(sizes, sizesAt, SLOT_CHUNKS_MAX),
         stored: new Uint32Array(sizes, sizesAt + SLOT_CHUNKS_MAX * 4, SLOT_CHUNKS_MAX),
       });
@@ -157,12 +164,11 @@ export class Ring {
       for (let i = 0; i < this.chunks(slot); i++) {
         stored[i] = sizes[i];
         if (!raw) {
-          const bytes = codec.compress(input.subarray(from, from + sizes[i]));
+          const bytes = codec.compressInto(output.subarray(to), input.subarray(from, from + sizes[i]));
           // Upstream stores what does not shrink as it is (rafs-format 3.2).
-          if (bytes.length < sizes[i]) {
-            output.set(bytes, to);
-            stored[i] = bytes.length;
-            to += bytes.length;
+          if (bytes < sizes[i]) {
+            stored[i] = bytes;
+            to += bytes;
           }
         }
         from += sizes[i];

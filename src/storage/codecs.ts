@@ -15,6 +15,8 @@ export interface Codec {
   readonly id: number;
   /** Compresses `bytes` as the builder stores a chunk. The result may be longer than the input. */
   compress(bytes: Uint8Array): Buffer;
+  /** As `compress`, into `output`, which has room for `compressedBytesMax(bytes.length)`. @returns bytes written */
+  compressInto(output: Uint8Array, bytes: Uint8Array): number;
   /**
    * Decodes `bytes`, which must give exactly `uncompressedBytes`; never allocates or writes more than that. `none`
    * gives the same memory back.
@@ -51,12 +53,14 @@ export const CODECS: Record<Compressor, Codec> = {
   none: {
     id: 0,
     compress: (bytes) => Buffer.from(bytes),
+    compressInto: (output, bytes) => put(output, bytes),
     decompress: (bytes, size) => exactly('none', bytes, asBuffer(bytes), size),
     decompressAsync: async (bytes, size) => exactly('none', bytes, asBuffer(bytes), size),
   },
   lz4_block: {
     id: 1,
-    compress: (bytes) => lz4().compressSync(asBuffer(bytes)).subarray(LZ4_PREFIX_BYTES),
+    compress: compressLz4,
+    compressInto: (output, bytes) => put(output, compressLz4(bytes)),
     decompress: (bytes, size) =>
       exactly(
         'lz4_block',
@@ -68,13 +72,15 @@ export const CODECS: Record<Compressor, Codec> = {
   },
   gzip: {
     id: 2,
-    compress: (bytes) => zlib().gzipSync(bytes, { level: GZIP_LEVEL }),
+    compress: compressGzip,
+    compressInto: (output, bytes) => put(output, compressGzip(bytes)),
     decompress: decompressGzip,
     decompressAsync: decompressGzipAsync,
   },
   zstd: {
     id: 3,
     compress: compressZstd,
+    compressInto: (output, bytes) => zstd().cctx.compress(output, bytes, ZSTD_LEVEL),
     decompress: decompressZstd,
     decompressAsync: decompressZstdAsync,
   },
@@ -125,9 +131,29 @@ async function decompressLz4Async(bytes: Uint8Array, size: number): Promise<Buff
 }
 
 function compressZstd(bytes: Uint8Array): Buffer {
-  const { binding, cctx } = zstd();
-  const output = Buffer.allocUnsafe(binding.compressBound(bytes.length));
-  return output.subarray(0, cctx.compress(output, bytes, ZSTD_LEVEL));
+  const output = Buffer.allocUnsafe(compressedBytesMax(bytes.length));
+  return output.subarray(0, CODECS.zstd.compressInto(output, bytes));
+}
+
+function compressLz4(bytes: Uint8Array): Buffer {
+  return lz4().compressSync(asBuffer(bytes)).subarray(LZ4_PREFIX_BYTES);
+}
+
+function compressGzip(bytes: Uint8Array): Buffer {
+  return zlib().gzipSync(bytes, { level: GZIP_LEVEL });
+}
+
+/**
+ * Bytes that `bytes` bytes of data, alone or in `pieces` pieces, are compressed to at most, by any of the algorithms:
+ * zstd adds 1/256 and up to 64 bytes a piece, lz4 1/255 and 16, gzip less.
+ */
+export function compressedBytesMax(bytes: number, pieces = 1): number {
+  return bytes + Math.ceil(bytes / 255) + 64 * pieces;
+}
+
+function put(output: Uint8Array, bytes: Uint8Array): number {
+  output.set(bytes);
+  return bytes.length;
 }
 
 function decompressZstd(bytes: Uint8Array, size: number): Buffer {

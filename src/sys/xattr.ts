@@ -5,6 +5,7 @@ import { bind, result, whole } from './libc.ts';
 const cGet = bind('getxattr', 'i64', ['ptr', 'ptr', 'ptr', 'size']);
 const cSet = bind('setxattr', 'int', ['ptr', 'ptr', 'ptr', 'size', 'int']);
 const cList = bind('listxattr', 'i64', ['ptr', 'ptr', 'size']);
+const cListOfLink = bind('llistxattr', 'i64', ['ptr', 'ptr', 'size']);
 const cRemove = bind('removexattr', 'int', ['ptr', 'ptr']);
 
 /** Linux limits (linux/limits.h): a value and a list of names. */
@@ -24,6 +25,11 @@ export function setxattr(path: number, name: number, value: number, bytes: numbe
 
 export function listxattr(path: number, list: number, bytes: number): number {
   return whole(bytes) ? result(cList(path, list, bytes)) : -errno.EINVAL;
+}
+
+/** Bytes that the list of names of the object itself takes; of a link, not of what it leads to. */
+export function xattrListBytes(path: number): number {
+  return result(cListOfLink(path, 0, 0));
 }
 
 export function removexattr(path: number, name: number): number {
