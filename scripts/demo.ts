@@ -14,7 +14,7 @@ import { run } from '../test/vm/debian.ts';
 import { runGuest } from '../test/vm/guest.ts';
 import { BlobServer, buildImage, type Image, REPO } from '../test/vm/image.ts';
 import { type GuestCase, MOUNT_SHARE, script } from '../test/vm/in-guest.ts';
-import { makeRootfs } from './rootfs.ts';
+import { makeRootfs, SERVICE_PACKAGES } from './rootfs.ts';
 
 const CACHE_DIR = join(REPOSITORY, '.cache', 'demo');
 /** The promise of the demo; below it the numbers say little. */
@@ -100,7 +100,7 @@ async function main(): Promise<void> {
   let blobs: BlobServer | null = null;
   try {
     step('root file system from Debian packages');
-    const rootfs = makeRootfs(CACHE_DIR);
+    const rootfs = makeRootfs(CACHE_DIR, SERVICE_PACKAGES);
     const rootfsBytes = Number(run('du', ['-s', '-B1', rootfs]).split('\t')[0]);
     if (rootfsBytes < ROOTFS_BYTES_MIN) throw new Error(`${rootfs} holds only ${mebibytes(rootfsBytes)}`);
     step(`building an image of ${mebibytes(rootfsBytes)}`);
