@@ -259,7 +259,7 @@ export class FileReader {
       const { index, offset: uncompressedOffset } = chunk;
       const used = Math.max(this.used(file, k), wanted.get(index)?.bytes ?? 0);
       const source = this.metadata.source(file, k, chunk);
-      const known = { chunkIndex: index, uncompressedOffset, bytes: used };
+      const known = { chunkIndex: index, uncompressedOffset, bytes: used, startsFile: k === 0 };
       wanted.set(index, source === null ? known : { ...known, source });
     }
     return [...wanted.values()];

@@ -131,6 +131,7 @@ export class Blob {
       return;
     }
     const meta = await this.tables.open();
+    if (absent.some(({ startsFile }) => startsFile === true)) this.speculation.forFile();
     await Promise.all(absent.map((chunk) => this.demand(this.check(meta, chunk), digests)));
   }
 

@@ -145,6 +145,9 @@ describe('speculation', () => {
     assert.equal(speculation.budget([1_000_000], 3), SPECULATION_BYTES_MAX);
     speculation.charge([{ end: 1_000_000, bytes: SPECULATION_BYTES_MAX }], 100);
     assert.equal(speculation.budget([9_000_000], 200), 0);
+    speculation.forFile();
+    assert.equal(speculation.budget([9_000_000], 300), SPECULATION_BYTES_MAX, 'another file');
+    speculation.charge([{ end: 1_000_000, bytes: SPECULATION_BYTES_MAX }], 300);
     assert.equal(speculation.budget([9_000_000], 20_000), SPECULATION_BYTES_MAX);
   });
   test('a stream keeps its read-ahead; scattered reads of one file waste less than 1 MiB altogether', () => {

@@ -98,6 +98,8 @@ export interface WantedChunk {
   uncompressedOffset: number;
   /** Bytes of it the file uses; blob.meta must promise at least as many. */
   bytes: number;
+  /** It is the first of its file: whoever reads it begins with that file. */
+  startsFile?: boolean;
   /** Set exactly for blobs with `described`; takes the place of blob.meta and of `ChunkDigests`. */
   source?: ChunkSource;
 }
