@@ -1,4 +1,4 @@
-/** Bundles the two programs that run beside the daemons, as our daemon itself is bundled. */
+/** Bundles the programs that run beside the daemons, as our daemon itself is bundled. */
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { buildSync } from 'esbuild';
@@ -7,9 +7,10 @@ import { REPOSITORY } from './tree.ts';
 
 const OUT = join(REPOSITORY, 'dist', 'bench');
 
-export function bundlePrograms(): void {
+/** Of bench/NAME.ts. @returns their folder */
+export function bundlePrograms(...names: readonly string[]): string {
   buildSync({
-    entryPoints: ['null-device', 'floor'].map((name) => join(REPOSITORY, 'bench', `${name}.ts`)),
+    entryPoints: names.map((name) => join(REPOSITORY, 'bench', `${name}.ts`)),
     bundle: true,
     platform: 'node',
     target: 'node20.20',
@@ -20,6 +21,7 @@ export function bundlePrograms(): void {
     outExtension: { '.js': '.cjs' },
     logLevel: 'error',
   });
+  return OUT;
 }
 
 /** CPU microseconds per request of the row's host calls alone, one number per slice; null for rows without any. */

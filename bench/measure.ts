@@ -21,7 +21,7 @@ const STARTS_MAX = 3;
 
 export async function measureRows(options: Options): Promise<void> {
   const tree = makeTree();
-  bundlePrograms();
+  bundlePrograms('null-device', 'floor');
   const subjects = await startAll(options, tree);
   const figures: Figures[] = [];
   try {

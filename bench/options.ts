@@ -29,6 +29,15 @@ const LOADS: Record<string, Load> = {
   open20000: { kind: 'open', rate: 20_000 },
 };
 
+/** Options of the benchmarks without rows. @throws Error about the option that is wrong */
+export function parseCommon(argv: readonly string[]): { quick: boolean; record: boolean } {
+  const { values } = parseArgs({
+    args: [...argv],
+    options: { quick: { type: 'boolean', default: false }, record: { type: 'boolean', default: false } },
+  });
+  return values;
+}
+
 /** @throws Error about the option that is wrong */
 export function parseOptions(argv: readonly string[]): Options {
   const { values } = parseArgs({

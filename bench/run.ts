@@ -2,12 +2,13 @@
  * `npm run bench`: see README.md.
  *
  *     npm run bench [-- --quick] [--row NAME] [--fs share|image] [--depth 1|32|open1000|open20000] [--subject A,B]
- *     npm run bench -- process
+ *     npm run bench -- process|build|coldstart [--quick] [--record]
  */
 import { spawnSync } from 'node:child_process';
-import { availableParallelism } from 'node:os';
+import { measureBuild } from './build.ts';
+import { measureColdStart } from './coldstart.ts';
 import { measureRows } from './measure.ts';
-import { parseOptions } from './options.ts';
+import { parseCommon, parseOptions } from './options.ts';
 import { measureProcesses } from './processes.ts';
 
 /** The frontend's core; the back ends have core 1. */
@@ -26,13 +27,20 @@ function onCore(): never | undefined {
   process.exit(again.status ?? 1);
 }
 
+/** Each takes the rest of the command line. Rows and process have a core for the client; the others use all. */
+const COMMANDS: Record<string, { pinned: boolean; run: (argv: readonly string[]) => Promise<void> }> = {
+  rows: { pinned: true, run: (argv) => measureRows(parseOptions(argv)) },
+  process: { pinned: true, run: () => measureProcesses() },
+  build: { pinned: false, run: (argv) => measureBuild(parseCommon(argv)) },
+  coldstart: { pinned: false, run: (argv) => measureColdStart(parseCommon(argv)) },
+};
+
 async function main(argv: readonly string[]): Promise<void> {
-  const [command, ...rest] = argv[0]?.startsWith('-') === false ? argv : ['rows', ...argv];
-  if (command === 'process') return measureProcesses();
-  if (command !== 'rows') throw new Error(`unknown command ${command}: rows or process`);
-  if (availableParallelism() > 1 && process.env['BENCH_PINNED'] !== '1') throw new Error('not pinned');
-  await measureRows(parseOptions(rest));
+  const [name, ...rest] = argv[0] !== undefined && !argv[0].startsWith('-') ? argv : ['rows', ...argv];
+  const command = COMMANDS[name as string];
+  if (command === undefined) throw new Error(`unknown command ${name}: ${Object.keys(COMMANDS).join(', ')}`);
+  if (command.pinned) onCore();
+  await command.run(rest);
 }
 
-onCore();
 await main(process.argv.slice(2));

@@ -41,3 +41,32 @@ export function memoryKiB(pid: number, ...fields: readonly string[]): number {
   for (const field of fields) sum += Number(new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(text)?.[1] ?? 0);
   return sum;
 }
+
+/** Resident memory of a process in KiB, now or at its most (VmHWM); 0 when it is gone. */
+export function rssKiB(pid: number, what: 'now' | 'peak'): number {
+  const field = what === 'now' ? 'VmRSS' : 'VmHWM';
+  return Number(new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(read(`/proc/${pid}/status`))?.[1] ?? 0);
+}
+
+/** The most memory that a process and all it ever started were seen to have, each at its own most: an upper bound. */
+export class PeakMemory {
+  private readonly peaks = new Map<number, number>();
+
+  constructor(private readonly pid: number) {}
+
+  look(): void {
+    this.visit(this.pid);
+  }
+
+  get peakKiB(): number {
+    return [...this.peaks.values()].reduce((sum, kib) => sum + kib, 0);
+  }
+
+  private visit(pid: number): void {
+    const kib = rssKiB(pid, 'peak');
+    if (kib > 0) this.peaks.set(pid, kib);
+    for (const child of read(`/proc/${pid}/task/${pid}/children`).split(' ')) {
+      if (child.trim() !== '') this.visit(Number(child));
+    }
+  }
+}

@@ -1,0 +1,265 @@
+/**
+ * `npm run bench -- coldstart`: how soon a real program out of an image that is not here yet says something. The image is
+ * the peer's, over /dev/fuse, its cache empty, its blob behind `blob-server.ts`. Ours and nydusd in turn, both cores.
+ */
+import { execFileSync, spawn } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { BlobServer, BYTES_PER_SECOND, type Counted } from './blob-server.ts';
+import { bundlePrograms } from './bundle.ts';
+import { coldStartBars, headings, resultRows } from './coldstart-report.ts';
+import { type DaemonName, daemonProgram, Mounted } from './mount.ts';
+import { aligned, publish } from './record.ts';
+import { benchRoot, ROOT_HOME } from './root.ts';
+import { findProgram, versionOf } from './subjects.ts';
+import { REPOSITORY } from './tree.ts';
+
+export type ProgramName = 'python3' | '60 files';
+export type PrefetchKind = 'none' | 'whole image' | 'table' | 'list';
+
+/** One line of the table. */
+export interface Case {
+  daemon: DaemonName;
+  amplifyBytes: number;
+  prefetch: PrefetchKind;
+}
+
+/** One cold start. */
+export interface Start extends Counted {
+  /** From a mount that answers, and from the start of the daemon. */
+  outputMs: number;
+  fromSpawnMs: number;
+  /** Resident memory of the daemon when the mount answered, and its most at the end. */
+  mountedMB: number;
+  peakMB: number;
+  /** From the mount until everything was in the cache; null where nobody waited for that. */
+  wholeMs: number | null;
+}
+
+export interface Measured {
+  program: ProgramName;
+  line: Case;
+  starts: Start[];
+}
+
+const MIB = 1 << 20;
+const LINES: readonly Case[] = [
+  { daemon: 'ours', amplifyBytes: MIB, prefetch: 'none' },
+  { daemon: 'nydusd', amplifyBytes: MIB, prefetch: 'none' },
+  { daemon: 'nydusd', amplifyBytes: 0, prefetch: 'none' },
+  { daemon: 'ours', amplifyBytes: MIB, prefetch: 'whole image' },
+  { daemon: 'nydusd', amplifyBytes: MIB, prefetch: 'whole image' },
+  { daemon: 'ours', amplifyBytes: MIB, prefetch: 'table' },
+  { daemon: 'nydusd', amplifyBytes: MIB, prefetch: 'table' },
+  { daemon: 'ours', amplifyBytes: MIB, prefetch: 'list' },
+  { daemon: 'nydusd', amplifyBytes: MIB, prefetch: 'list' },
+];
+const ROUNDS = 5;
+const ROUNDS_QUICK = 2;
+/** Speculation that nobody waited for is still counted: what comes later than this after the output belongs to nobody. */
+const SETTLE_MS = 300;
+const WHOLE_MS_MAX = 60_000;
+const PROGRAM_MS_MAX = 60_000;
+const PYTHON = ['/usr/bin/python3', '-c', 'import ssl, json, asyncio, sqlite3; print(1, flush=True)'];
+
+/** An image of the peer's nydus-image. */
+interface Image {
+  bootstrap: string;
+  blobDir: string;
+  blobBytes: number;
+  chunkCount: number;
+}
+
+/** @throws Error when the peer's nydus-image or the packages of the root are missing, or a program fails */
+export async function measureColdStart(options: { quick: boolean; record: boolean }): Promise<void> {
+  const root = benchRoot();
+  const lists: Record<ProgramName, readonly string[]> = {
+    python3: pythonFiles(root.path),
+    '60 files': checkedInFiles(),
+  };
+  const serverProgram = join(bundlePrograms('blob-server'), 'blob-server.cjs');
+  const plain = image(root.path, 'plain', null);
+  const measured: Measured[] = [];
+  const lines = LINES.filter(({ daemon }) => daemonProgram(daemon) !== null);
+  for (const program of ['python3', '60 files'] as const) {
+    const tabled = image(root.path, `table-${program.replace(' ', '-')}`, lists[program]);
+    const mine = lines.map((line): Measured => ({ program, line, starts: [] }));
+    for (let round = 0; round < (options.quick ? ROUNDS_QUICK : ROUNDS); round++) {
+      for (const one of round % 2 === 0 ? mine : [...mine].reverse()) {
+        const from = one.line.prefetch === 'table' ? tabled : plain;
+        one.starts.push(await coldStart(one, from, serverProgram, lists[program]));
+        process.stdout.write('.');
+      }
+    }
+    measured.push(...mine);
+  }
+  const rows = resultRows(measured);
+  process.stdout.write(`\n${aligned([headings, ...rows])}\n`);
+  const idealMs = (plain.blobBytes / BYTES_PER_SECOND) * 1000;
+  const nydusd = daemonProgram('nydusd');
+  publish(
+    {
+      name: 'coldstart',
+      headings,
+      rows,
+      bars: coldStartBars(measured, idealMs),
+      versions: {
+        nydusd: nydusd === null ? 'missing' : versionOf(nydusd),
+        image: `${(root.bytes / 1e6).toFixed(0)} MB in ${root.files} files, blob ${(plain.blobBytes / 1e6).toFixed(0)} MB`,
+      },
+      figures: measured,
+    },
+    options.record,
+  );
+}
+
+async function coldStart(
+  { program, line }: Measured,
+  from: Image,
+  serverProgram: string,
+  list: readonly string[],
+): Promise<Start> {
+  const server = await BlobServer.start(serverProgram, from.blobDir);
+  const folder = mkdtempSync(join(ROOT_HOME, 'start-'));
+  const whole = line.prefetch === 'whole image';
+  const prefetch = line.prefetch === 'none' ? null : { all: whole, files: line.prefetch === 'list' ? list : null };
+  let mounted: Mounted | null = null;
+  try {
+    const options = { validate: false, amplifyBytes: line.amplifyBytes, prefetch };
+    mounted = await Mounted.start(line.daemon, from.bootstrap, server.backend, options, folder);
+    const answeredAt = performance.now();
+    const mountedMB = mounted.rssMB('now');
+    await (program === 'python3' ? firstOutput(mounted.mountpoint) : readAll(mounted.mountpoint, list));
+    const outputMs = performance.now() - answeredAt;
+    let wholeMs: number | null = null;
+    if (whole && line.daemon === 'ours') {
+      await complete(mounted, from);
+      wholeMs = performance.now() - answeredAt;
+    } else await sleep(SETTLE_MS);
+    const { requests, bytes } = server.counted;
+    const fromSpawnMs = mounted.readyMs + outputMs;
+    return { outputMs, fromSpawnMs, mountedMB, peakMB: mounted.rssMB('peak'), wholeMs, requests, bytes };
+  } finally {
+    await mounted?.stop();
+    await server.stop();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function complete(mounted: Mounted, { chunkCount }: Image): Promise<void> {
+  const until = performance.now() + WHOLE_MS_MAX;
+  while (!mounted.isComplete(chunkCount)) {
+    if (performance.now() > until) throw new Error(`the image is not cached after ${WHOLE_MS_MAX} ms`);
+    await sleep(20);
+  }
+}
+
+/** Resolves with the first byte the program prints. */
+function firstOutput(mountpoint: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const child = spawn('chroot', [mountpoint, ...PYTHON], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const timer = setTimeout(() => child.kill('SIGKILL'), PROGRAM_MS_MAX);
+    let said = '';
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      said += text;
+    });
+    child.stdout.once('data', () => resolve());
+    child.on('close', (code) => {
+      clearTimeout(timer);
+      reject(new Error(`python3 ended with ${code} before it printed: ${said}`)); // after `resolve` this says nothing
+    });
+  });
+}
+
+/** One after the other, as a shell script would; a thread of this process serves the blob meanwhile. */
+async function readAll(mountpoint: string, files: readonly string[]): Promise<void> {
+  for (const file of files) readFileSync(join(mountpoint, file));
+}
+
+function checkedInFiles(): string[] {
+  return readFileSync(join(REPOSITORY, 'bench', 'coldstart-files.txt'), 'utf8')
+    .trim()
+    .split('\n');
+}
+
+/** What the program reads besides the interpreter: found by asking it which files its modules came from. */
+function pythonFiles(root: string): string[] {
+  const ask = [
+    'import ssl, json, asyncio, sqlite3, sys',
+    'maps = {line.split()[-1] for line in open("/proc/self/maps") if "/" in line}',
+    'modules = {getattr(m, "__cached__", None) or getattr(m, "__file__", None) for m in sys.modules.values()}',
+    'print("\\n".join(sorted(name for name in maps | modules if name and name.startswith("/usr"))))',
+  ].join('\n');
+  const folder = mkdtempSync(join(ROOT_HOME, 'ask-'));
+  try {
+    // The tree itself stays as it is: /proc is mounted on a bind mount of it.
+    const script = 'mount --bind "$1" "$2" && mount -t proc proc "$2/proc" && chroot "$2" /usr/bin/python3 -c "$3"';
+    const names = execFileSync('unshare', ['--mount', 'sh', '-c', script, 'sh', root, folder, ask], {
+      encoding: 'utf8',
+    });
+    return ['/usr/bin/python3', ...names.trim().split('\n')];
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Made once by the peer's nydus-image; with `files`, they form its prefetch table and come first in the blob. */
+function image(root: string, name: string, files: readonly string[] | null): Image {
+  const home = join(ROOT_HOME, name);
+  if (!existsSync(home)) {
+    const program = findProgram('nydus-image', 'NYDUS_IMAGE');
+    if (program === null) throw new Error('nydus-image of the peer is missing: npm run bench:peers');
+    const partial = `${home}.partial`;
+    rmSync(partial, { recursive: true, force: true });
+    mkdirSync(join(partial, 'blobs'), { recursive: true });
+    const policy = files === null ? [] : ['--prefetch-policy', 'fs'];
+    const options = [
+      'create',
+      '-t',
+      'dir-rafs',
+      '-v',
+      '6',
+      '--compressor',
+      'zstd',
+      '--chunk-size',
+      '0x100000',
+      ...policy,
+    ];
+    const out = ['-B', join(partial, 'boot'), '-D', join(partial, 'blobs'), '-J', join(partial, 'report.json')];
+    execFileSync(program, [...options, ...out, root], {
+      input: files === null ? '' : `${files.join('\n')}\n`,
+      stdio: ['pipe', 'ignore', 'pipe'],
+    });
+    const [blob] = readdirSync(join(partial, 'blobs'));
+    if (blob === undefined) throw new Error(`${program} made no blob`);
+    writeFileSync(join(partial, 'chunks'), `${chunkCountOf(program, join(partial, 'boot'))}`);
+    renameSync(partial, home);
+  }
+  const blobDir = join(home, 'blobs');
+  const blobBytes = readdirSync(blobDir).reduce((sum, id) => sum + statSync(join(blobDir, id)).size, 0);
+  return {
+    bootstrap: join(home, 'boot'),
+    blobDir,
+    blobBytes,
+    chunkCount: Number(readFileSync(join(home, 'chunks'), 'utf8')),
+  };
+}
+
+/** As the peer's `nydus-image check` prints it. */
+function chunkCountOf(program: string, bootstrap: string): number {
+  const said = execFileSync(program, ['check', '-B', bootstrap], { encoding: 'utf8' });
+  const count = /chunks: (0x[0-9a-f]+)/.exec(said)?.[1];
+  if (count === undefined) throw new Error(`no chunk count in: ${said}`);
+  return Number(count);
+}
