@@ -81,6 +81,7 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
       notifyManager(`READY=1\nSTATUS=RUNNING as ${transport.kind}`, log);
       log.info(`RUNNING as ${transport.kind} (pid ${process.pid}${plan.apisock === null ? ', no API' : ''})`);
     },
+    onUnmounted: () => life.end(EXIT_OK, 'the mount point was unmounted from outside'),
     onDeviceGone: (reason) => life.end(EXIT_FAILED, `the device thread has ended (${reason}), nothing can be served`),
   });
   life.stops(daemon);

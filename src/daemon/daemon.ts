@@ -36,6 +36,8 @@ export interface DaemonOptions {
   /** Configuration that the command line has for the image `source` at `path`; null when it has none. */
   ownConfig: (path: string, source: string) => string | null;
   onRunning: () => void;
+  /** Somebody else unmounted the FUSE mount: nothing comes any more. */
+  onUnmounted: () => void;
   /** The device thread ended by itself: nothing can be served any more. */
   onDeviceGone: (reason: string) => void;
 }
@@ -91,6 +93,7 @@ export class Daemon {
         log: (level, text) => options.log.line(level, text),
         session: (connected) =>
           options.log.info(connected ? 'a VMM connected' : 'the VMM disconnected; listening again'),
+        unmounted: options.onUnmounted,
         released: (blobs) => this.images.release(blobs),
         gone: options.onDeviceGone,
       },

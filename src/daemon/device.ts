@@ -24,6 +24,7 @@ export interface DeviceHandlers {
   io(request: Io): void;
   log(level: LogLevel, text: string): void;
   session(connected: boolean): void;
+  unmounted(): void;
   /** Blobs that the device thread will not touch again. */
   released(blobs: readonly number[]): void;
   /** The thread ended although nobody asked it to. */
@@ -162,6 +163,9 @@ export class Device {
         break;
       case 'session':
         this.handlers.session(message.connected);
+        break;
+      case 'unmounted':
+        this.handlers.unmounted();
         break;
       case 'released':
         this.handlers.released(message.blobs);

@@ -110,5 +110,7 @@ export type FromDevice =
   /** Sync a descriptor on behalf of the device thread and answer with `io`. */
   | { type: 'io'; ticket: number; op: 'fsync' | 'fdatasync' | 'syncfs'; fd: number }
   | { type: 'log'; level: LogLevel; text: string }
+  /** Somebody else unmounted what was mounted through /dev/fuse: nothing comes any more. */
+  | { type: 'unmounted' }
   /** A VMM connected or left; for logs and `GET /daemon`. */
   | { type: 'session'; connected: boolean };

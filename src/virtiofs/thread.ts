@@ -123,12 +123,10 @@ class DeviceThread implements LoopBody {
     this.log.error(`device loop: ${explain(error)}`);
   }
 
-  /** Somebody unmounted /dev/fuse by hand: nothing comes any more, the daemon lives on until it is stopped. */
   private unmounted(): void {
     if (this.fuse === null) return;
     this.epoll.remove(this.fuse.fd);
-    this.log.warn('the mount point was unmounted from outside');
-    this.port.postMessage({ type: 'session', connected: false } satisfies FromDevice);
+    this.port.postMessage({ type: 'unmounted' } satisfies FromDevice);
   }
 
   // -- control ------------------------------------------------------------------------------------------------------

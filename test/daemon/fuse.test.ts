@@ -159,6 +159,15 @@ for (const what of ['an image', 'nothing']) {
   });
 }
 
+// Whoever mounted by hand unmounts by hand, and waits for the process: upstream's own tests do.
+test('umount from outside ends the daemon, as upstream', async () => {
+  const served = await mounted([]);
+  execFileSync('umount', [served.mountpoint]);
+  const { code } = await served.daemon.ended;
+  assert.equal(code, 0, served.daemon.output);
+  assert.match(served.daemon.output, /unmounted from outside/);
+});
+
 test('SIGTERM unmounts although a file is open there', async () => {
   const share = path.join(ROOT, 'share2');
   fs.mkdirSync(share);
