@@ -3,7 +3,7 @@
  * one plain line a mount and interval, for logs and pipes.
  *
  *   MOUNT                 OPS/S   READ MB/S   FETCH KB/S   HIT   PREFETCH
- *   /rafs/9c1e/lowerdir     412        18.2        940.0   97%   12.0 MB
+ *   /rafs/9c1e/lowerdir     412        18.2        940.0   97%   12.0MB@40%
  */
 import type { ApiClient } from './nydusctl-client.ts';
 import type { BackendMetrics, CacheMetrics, FsMetrics, Info } from './nydusctl-views.ts';
@@ -36,6 +36,11 @@ interface Rates {
   hit_ratio: number | null;
   prefetched_bytes: number | null;
   prefetch_done: boolean | null;
+  /** `running`, `done` …; null of a daemon that does not say. */
+  prefetch_state: string | null;
+  prefetch_bytes_per_second: number | null;
+  /** Part of the image that is in the cache. */
+  cached_ratio: number | null;
 }
 
 /** Runs until `count` intervals were shown. @throws RequestFailed when the daemon is gone */
@@ -84,7 +89,15 @@ function ratesOf(mountpoint: string, before: Sample, now: Sample, seconds: numbe
     hit_ratio: cache === null || cache.total === 0 ? null : cache.whole_hits / cache.total,
     prefetched_bytes: cache?.prefetch_data_amount ?? null,
     prefetch_done: cache?.data_all_ready ?? null,
+    prefetch_state: cache?.prefetch_state ?? null,
+    prefetch_bytes_per_second: cache?.prefetch_bytes_per_second ?? null,
+    cached_ratio: cachedRatio(cache),
   };
+}
+
+function cachedRatio(cache: CacheMetrics | null): number | null {
+  if (cache?.chunks_total === undefined || cache.chunks_ready === undefined) return null;
+  return cache.chunks_total === 0 ? 1 : cache.chunks_ready / cache.chunks_total;
 }
 
 const CLEAR = '\x1b[H\x1b[2J';
@@ -115,12 +128,21 @@ function render(rates: readonly Rates[], { raw, isTerminal }: TopOptions): strin
 
 function cells(rate: Rates): string[] {
   const fetched = rate.fetched_bytes_per_second;
-  const prefetched = rate.prefetched_bytes;
   return [
     rate.ops_per_second.toFixed(0),
     (rate.read_bytes_per_second / MIB).toFixed(1),
     fetched === null ? '-' : (fetched / KIB).toFixed(1),
     rate.hit_ratio === null ? '-' : `${Math.floor(rate.hit_ratio * 100)}%`,
-    prefetched === null ? '-' : rate.prefetch_done ? 'all' : `${(prefetched / MIB).toFixed(1)}MB`,
+    prefetchCell(rate),
   ];
+}
+
+/** All, or how much prefetch brought; while it runs, how much of the image is there. */
+function prefetchCell({ prefetched_bytes: bytes, prefetch_done, prefetch_state, cached_ratio }: Rates): string {
+  if (bytes === null) return '-';
+  if (prefetch_done) return 'all';
+  const amount = `${(bytes / MIB).toFixed(1)}MB`;
+  return prefetch_state === 'running' && cached_ratio !== null
+    ? `${amount}@${Math.floor(cached_ratio * 100)}%`
+    : amount;
 }

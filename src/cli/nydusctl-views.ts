@@ -43,6 +43,11 @@ export interface CacheMetrics {
   prefetch_end_time_millis: number;
   buffered_backend_size: number;
   data_all_ready: boolean;
+  /** Ours, from here on. */
+  prefetch_state?: string;
+  prefetch_bytes_per_second?: number;
+  chunks_total?: number;
+  chunks_ready?: number;
 }
 
 export interface FsMetrics {
@@ -149,6 +154,8 @@ export function cacheView(m: CacheMetrics): string {
       `${rounded(per(m.prefetch_cumulative_time_millis / 1000, m.prefetch_requests_count))} Seconds`,
     ),
     line('Prefetch Unmerged', m.prefetch_unmerged_chunks),
+    ...(m.prefetch_state === undefined ? [] : [line('Prefetch State', m.prefetch_state)]),
+    ...(m.chunks_total === undefined ? [] : [line('Cached Chunks', `${m.chunks_ready ?? 0} of ${m.chunks_total}`)]),
   ].join('');
 }
 

@@ -10,7 +10,7 @@ import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import type { OpenedImage as Bootstrap } from '../rafs/open-image.ts';
 import type { BackendConfig, StorageConfig } from '../storage/config.ts';
-import type { Prefetch } from '../storage/prefetch.ts';
+import type { Prefetch, PrefetchProgress } from '../storage/prefetch.ts';
 import type { StoreStats } from '../storage/stats.ts';
 import type { BlobStore } from '../storage/store.ts';
 import type { WantedChunk } from '../storage/types.ts';
@@ -253,14 +253,19 @@ export class LazyImages implements Images {
       total: 0,
       entries_count: stats?.chunksFetched ?? 0,
       buffered_backend_size: 0,
-      ...prefetchMetrics(this.parts.get(image)?.prefetch?.progress ?? null, this.cached(image)),
+      ...prefetchMetrics(this.prefetchProgress(image), this.cached(image)),
       // Ours: the image has no digests, so that nothing could be validated.
       unverified: !verifiable,
     };
   }
 
+  /** Null when nothing was to be fetched ahead. */
+  prefetchProgress(image: OpenedImage): PrefetchProgress | null {
+    return this.parts.get(image)?.prefetch?.progress ?? null;
+  }
+
   /** How much of an image is in the cache. */
-  private cached(image: OpenedImage): Cached {
+  cached(image: OpenedImage): Cached {
     const sum = { chunks: 0, ready: 0 };
     for (const { handle, chunkCount } of image.member.blobs) {
       sum.chunks += chunkCount;

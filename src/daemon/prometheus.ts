@@ -9,6 +9,7 @@ import type { StoreStats } from '../storage/stats.ts';
 import { BUILD_INFO } from './build-info.ts';
 import type { Daemon } from './daemon.ts';
 import { inflightRequests } from './inflight.ts';
+import type { Mount } from './mounts.ts';
 
 export const PROMETHEUS_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
 
@@ -91,8 +92,52 @@ export function prometheusText(daemon: Daemon): string {
     ...Object.entries(STORE).map(([key, [name, kind, help]]) =>
       metric(name, kind, help, [[{}, store?.[key as keyof StoreStats] ?? 0]]),
     ),
+    ...imageMetrics(daemon, mounts),
     metric('log_dropped_lines_total', 'counter', 'Log lines nobody read', [[{}, daemon.log.dropped]]),
   ].join('');
+}
+
+/** How far the cache of each image is, and what prefetch did for it. */
+function imageMetrics({ images }: Daemon, mounts: readonly Mount[]): string[] {
+  const rows = mounts.flatMap(({ path, image }) =>
+    image === null
+      ? []
+      : [{ label: { mountpoint: path }, cached: images.cached(image), progress: images.prefetchProgress(image) }],
+  );
+  const each = (value: (row: (typeof rows)[number]) => number): Sample[] =>
+    rows.map((row): Sample => [row.label, value(row)]);
+  return [
+    metric(
+      'image_chunks',
+      'gauge',
+      'Chunks of the blobs of an image',
+      each(({ cached }) => cached.chunks),
+    ),
+    metric(
+      'image_cached_chunks',
+      'gauge',
+      'Those in the cache',
+      each(({ cached }) => cached.ready),
+    ),
+    metric(
+      'prefetch_running',
+      'gauge',
+      '1 while an image is fetched ahead',
+      each(({ progress }) => (progress?.state === 'running' ? 1 : 0)),
+    ),
+    metric(
+      'prefetch_bytes_total',
+      'counter',
+      'Stored bytes fetched ahead',
+      each(({ progress }) => progress?.bytes ?? 0),
+    ),
+    metric(
+      'prefetch_requests_total',
+      'counter',
+      'Requests for them',
+      each(({ progress }) => progress?.requests ?? 0),
+    ),
+  ];
 }
 
 /** A histogram of each opcode that ever came. */

@@ -153,13 +153,20 @@ describe('prefetch', () => {
 
   test('a bandwidth limit holds, but not for what a reader waits for', async () => {
     const daemon = await start();
-    const bytesPerSecond = 1_500_000;
+    const bytesPerSecond = 1_000_000;
     assert.equal(
       (await daemon.mount('/i', bodyOf(boot, { enable: true, bandwidth_rate: bytesPerSecond }))).status,
       204,
     );
     const startedAt = performance.now();
-    await until(daemon, (cache) => cache.chunks_ready > 5);
+    const under = await until(daemon, (cache) => cache.chunks_ready > 5);
+    assert.equal(under.prefetch_state, 'running');
+    const ctl = path.join(path.dirname(NYDUSD), 'nydusctl');
+    const shown = execFileSync(ctl, ['-S', daemon.apisock, 'top', '-I', '1', '-n', '1'], { encoding: 'utf8' });
+    assert.match(shown, /prefetch=[\d.]+MB@\d+%/);
+    const scraped = (await daemon.get('/metrics')).text;
+    assert.match(scraped, /nydusd_prefetch_running\{mountpoint="\/i"\} 1/);
+    assert.match(scraped, /nydusd_image_cached_chunks\{mountpoint="\/i"\} [1-9]/);
     const client = new FuseClient(daemon.sock);
     client.init();
     const file = path.join('d3', 'f57');
