@@ -21,6 +21,8 @@ export class Gate {
     hasRoom: () => this.hasRoom() && this.demand.waiting.size === 0 && this.behind.holders < BEHIND_MAX,
   };
   private quietSinceMs = -QUIET_MS;
+  private restEndsMs = 0;
+  private resting: NodeJS.Timeout | null = null;
 
   /** @param limit places for demand and background together */
   constructor(private readonly limit: number) {}
@@ -48,6 +50,19 @@ export class Gate {
     }
   }
 
+  /** The host wants to be left alone (Retry-After): nobody enters for `ms`; those inside finish. */
+  rest(ms: number): void {
+    const endsMs = performance.now() + ms;
+    if (endsMs <= this.restEndsMs) return;
+    this.restEndsMs = endsMs;
+    if (this.resting !== null) clearTimeout(this.resting);
+    this.resting = setTimeout(() => {
+      this.resting = null;
+      this.wakeNext();
+    }, ms);
+    this.resting.unref();
+  }
+
   /** True while readers wait, or did a moment ago. */
   get isBusy(): boolean {
     const { holders, waiting } = this.demand;
@@ -55,14 +70,16 @@ export class Gate {
   }
 
   private hasRoom(): boolean {
-    return this.demand.holders + this.behind.holders < this.limit;
+    return this.resting === null && this.demand.holders + this.behind.holders < this.limit;
   }
 
-  /** One place became free, or who queued for it gave up. */
+  /** Places became free, or who queued for one gave up. */
   private wakeNext(): void {
     for (const side of [this.demand, this.behind]) {
-      const [first] = side.waiting;
-      if (first !== undefined && side.hasRoom()) first();
+      for (const wake of side.waiting) {
+        if (!side.hasRoom()) break;
+        wake();
+      }
     }
   }
 

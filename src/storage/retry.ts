@@ -99,7 +99,8 @@ function isRetryable(error: unknown): boolean {
   return error instanceof AppError && error.retryable;
 }
 
-function retryAfterMs(error: unknown): number {
+/** How long the server that answered with `error` wants to be left alone; 0 when it did not say. */
+export function retryAfterMs(error: unknown): number {
   const facts = error instanceof AppError ? (error.facts as { retryAfterMs?: unknown }) : {};
   return typeof facts.retryAfterMs === 'number' ? Math.min(facts.retryAfterMs, RETRY_AFTER_MAX_MS) : 0;
 }

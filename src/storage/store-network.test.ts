@@ -143,6 +143,29 @@ test('Retry-After is obeyed', async () => {
   server.close();
 });
 
+test('Retry-After to one reader holds back all readers of that host', async () => {
+  const server = await startBlobServer(new Map([[INFO.id, blobBytes(INFO.id)]]));
+  const store = new BlobStore(SILENT);
+  const config = httpConfig(freshDir(), server.url, 'x', { amplify_io: 0 });
+  const handle = store.openBlob(INFO, chunkDigests(NAME, 0), config);
+  await store.fetch(handle.handle, wantAll([CHUNKS[0]]));
+  const times: number[] = [];
+  server.onRequest = (send, response) => {
+    times.push(Date.now());
+    if (times.length === 1) response.writeHead(429, { 'retry-after': '1' }).end();
+    else send();
+  };
+  const limited = store.fetch(handle.handle, wantAll([CHUNKS[50]]));
+  await sleep(200);
+  await Promise.all([100, 150, 200].map((index) => store.fetch(handle.handle, wantAll([CHUNKS[index]]))));
+  await limited;
+  const [first = 0, ...others] = times;
+  assert.equal(others.length, 4);
+  for (const time of others) assert.ok(time - first >= 990, `${time - first} ms`);
+  await store.close();
+  server.close();
+});
+
 test('a missing blob fails at once, says so in words, and is found when it comes', async () => {
   const blobsDir = freshDir();
   const lines: string[] = [];

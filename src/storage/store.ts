@@ -29,7 +29,7 @@ import { storageError } from './errors.ts';
 import { Gate } from './gate.ts';
 import { NoFiles } from './no-files.ts';
 import { PrivateFiles } from './private-files.ts';
-import { DEMAND_POLICY, type RetryPolicy, withRetry } from './retry.ts';
+import { DEMAND_POLICY, type RetryPolicy, retryAfterMs, withRetry } from './retry.ts';
 import { Secret } from './secret.ts';
 import { Spill } from './spill.ts';
 import { BackendReads, newStats, type StoreStats } from './stats.ts';
@@ -276,6 +276,8 @@ export class BlobStore {
     } catch (error) {
       this.stats.failedRequests++;
       shared.reads.failed();
+      const restMs = retryAfterMs(error);
+      if (restMs > 0) shared.gate.rest(restMs);
       if (!signal.aborted) this.log.debug(`blob ${blobId} at ${backend.where}: ${explain(error)}`);
       throw error;
     }
