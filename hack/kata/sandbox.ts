@@ -1,6 +1,5 @@
 /**
- * One sandbox as Kata drives it (kata-contract 1.6–1.9, 11), against a real daemon, with our vhost-user frontend in place
- * of the VMM and its guest.
+ * One sandbox as Kata drives it (kata-contract 1.6–1.9, 11), against a real daemon; the guest is a VMM's or our frontend.
  *
  *   start:   share tree, spawn, GET until RUNNING, POST /containers, VMM connects, guest mounts
  *   create:  POST /rafs/CID/lowerdir and the snapshot's bind mount, in the runtime's order; the guest reads and writes
@@ -13,19 +12,22 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errno, errnoText } from '../../src/sys/errno.ts';
 import { MNT_DETACH, MS, mount, umount } from '../../src/sys/mount.ts';
-import { FuseClient } from '../../src/virtiofs/testing/fuse-client.ts';
+import type { SandboxGuest } from './guest.ts';
 import type { Image } from './image.ts';
 import { type Answer, KataClient, type Runtime } from './requests.ts';
 
 /** The Go shim kills after this; so long runtime-rs waits for RUNNING. */
 const STOP_MS_MAX = 5000;
 const READY_MS_MAX = 10_000;
+/** Requests of a guest under software emulation take this long at most. */
+const RELEASE_MS_MAX = 10_000;
 /** Attempts of the Go runtime are 20 ms · 2ⁿ apart; shorter pauses ask more often. */
 const READY_PAUSE_MS = 20;
 
 export interface SandboxOptions {
   runtime: Runtime;
   nydusd: string;
+  guest: SandboxGuest;
   /** An empty directory: everything happens below it. */
   dir: string;
   /** Bind mounts as Kata makes them; needs root. */
@@ -42,11 +44,8 @@ export class Sandbox {
   private served: string;
   private child!: ChildProcess;
   private ended!: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
-  private guest!: FuseClient;
   private log = '';
   private readonly bound: string[] = [];
-  /** Nodes the guest has looked up below each container. */
-  private readonly known = new Map<string, bigint[]>();
 
   constructor(private readonly options: SandboxOptions) {
     const { dir, runtime } = options;
@@ -72,16 +71,20 @@ export class Sandbox {
     await this.running();
     await this.post('/containers', { fs_type: 'passthrough_fs', source: this.served, config: '' });
     // The VMM connects once, at once, and the guest mounts.
-    this.guest = new FuseClient(this.sock);
-    this.guest.init();
-    assert.equal(typeof this.guest.lookup(1n, 'containers'), 'object', 'the guest does not see /containers');
+    await this.options.guest.attach(this.sock);
     this.step('VMM attached, guest sees /containers');
   }
 
   /** Section 1.7. */
   async create(cid: string, image: Image): Promise<void> {
     const snapshot = join(this.options.dir, 'snapshots', cid);
-    mkdirSync(join(snapshot, 'fs'), { recursive: true });
+    mkdirSync(snapshot, { recursive: true });
+    if (this.options.binds) {
+      // Of its own, so that it can be asked whether anybody uses it.
+      demand(mount('snapshot', snapshot, 'tmpfs', 0, ''), `tmpfs on ${snapshot}`);
+      this.bound.push(snapshot);
+    }
+    mkdirSync(join(snapshot, 'fs'));
     mkdirSync(join(snapshot, 'work'));
     const config = JSON.stringify({
       device: {
@@ -99,29 +102,23 @@ export class Sandbox {
     mkdirSync(join(this.mounts, cid, 'rootfs'), { recursive: true });
     this.bindSnapshot(cid, snapshot);
     if (this.options.runtime === 'rs') await this.post(where, body);
-    this.guestReads(cid, image);
-    this.guestWrites(cid, snapshot);
+    await this.options.guest.runs(cid, image);
+    const upper = this.options.binds ? join(snapshot, 'fs') : join(this.mounts, cid, 'snapshotdir/fs');
+    assert.equal(readFileSync(join(upper, 'written'), 'utf8'), cid, 'the host does not see what the guest wrote');
+    this.step(`guest reads ${image.file} of container ${cid}, and writes to its snapshot`);
   }
 
   /** Section 1.8. */
   async stop(cid: string): Promise<void> {
+    const { guest } = this.options;
+    await guest.leaves(cid);
     await this.delete(rafsPoint(cid));
-    const lookup = this.guest.lookup(1n, 'rafs');
-    const gone = typeof lookup === 'number' ? lookup : this.guest.lookup(lookup.nodeid, cid);
-    assert.equal(gone, -errno.ENOENT, `the guest still sees ${rafsPoint(cid)}`);
-    for (const node of this.known.get(cid) ?? []) this.guest.forget(node, 1n);
-    // FORGETs have no answer: one request behind them says that they were taken.
-    this.guest.getattr(1n);
     const dir = join(this.mounts, cid, 'snapshotdir');
-    const bind = this.bound.indexOf(dir);
-    if (bind >= 0) {
-      // Go detaches lazily; a plain umount says more: it fails while the daemon holds a descriptor there.
-      demand(umount(dir, 0), `umount of ${dir}`);
-      this.bound.splice(bind, 1);
-      rmdirSync(dir);
-    } else rmSync(dir, { recursive: true });
-    rmSync(join(this.mounts, cid, 'rootfs'), { recursive: true });
-    rmdirSync(join(this.mounts, cid));
+    if (this.options.binds) this.unbind(dir, MNT_DETACH);
+    rmSync(join(this.mounts, cid), { recursive: true });
+    await guest.forgets(cid);
+    // A plain umount fails while the daemon holds a descriptor there.
+    if (this.options.binds) await this.released(join(this.options.dir, 'snapshots', cid));
     // Clean-up that is repeated is no error.
     await this.delete(rafsPoint(cid));
     this.step(`container ${cid} removed, nothing of it is busy`);
@@ -129,7 +126,7 @@ export class Sandbox {
 
   /** Section 1.9. */
   async end(): Promise<void> {
-    this.guest.close();
+    this.options.guest.end();
     const signal = this.options.runtime === 'go' ? 'SIGTERM' : 'SIGKILL';
     const startedAt = performance.now();
     this.child.kill(signal);
@@ -148,6 +145,7 @@ export class Sandbox {
   /** Whatever state it is in: nothing is left but the directory. */
   clear(flags: number = MNT_DETACH): void {
     this.client.close();
+    this.options.guest.end();
     if (this.child !== undefined && this.child.exitCode === null) this.child.kill('SIGKILL');
     for (const path of this.bound.splice(0).toReversed()) {
       const done = umount(path, flags);
@@ -180,7 +178,7 @@ export class Sandbox {
     const dir = join(this.mounts, cid, 'snapshotdir');
     mkdirSync(dir);
     if (!this.options.binds) {
-      mkdirSync(join(dir, 'fs'));
+      for (const name of ['fs', 'work']) mkdirSync(join(dir, name));
       return;
     }
     this.bind(snapshot, dir);
@@ -188,6 +186,24 @@ export class Sandbox {
     // The copy that the daemon serves has propagated before, and stays writable.
     if (this.options.runtime === 'go')
       demand(mount('none', dir, '', MS.REMOUNT | MS.BIND | MS.RDONLY, ''), 'read-only');
+  }
+
+  /** A guest's kernel sends FORGETs when it likes. */
+  private async released(path: string): Promise<void> {
+    const until = performance.now() + RELEASE_MS_MAX;
+    while (!this.unbind(path, 0)) {
+      assert.ok(performance.now() < until, `${path} is busy: the daemon still holds something there`);
+      await sleep(50);
+    }
+  }
+
+  /** False: busy. */
+  private unbind(path: string, flags: number): boolean {
+    const done = umount(path, flags);
+    if (done === -errno.EBUSY) return false;
+    demand(done, `umount of ${path}`);
+    this.bound.splice(this.bound.indexOf(path), 1);
+    return true;
   }
 
   private bind(source: string, target: string): void {
@@ -222,54 +238,6 @@ export class Sandbox {
   private took(what: string, answer: Answer): void {
     assert.deepEqual(answer, { status: 204, body: '' }, `${what}: ${answer.body}\n${this.log}`);
     this.step(`${what}: 204`);
-  }
-
-  private visit(cid: string, path: string): bigint {
-    let node = 1n;
-    for (const part of path.split('/')) {
-      const entry = this.guest.lookup(node, part);
-      assert.ok(typeof entry === 'object', `${path}: ${part}: ${errnoText(entry as number)}`);
-      node = entry.nodeid;
-      this.known.set(cid, [...(this.known.get(cid) ?? []), node]);
-    }
-    return node;
-  }
-
-  private guestReads(cid: string, image: Image): void {
-    const node = this.visit(cid, `rafs/${cid}/lowerdir/${image.file}`);
-    const fh = this.guest.open(node);
-    assert.ok(typeof fh === 'bigint', `open of ${image.file}`);
-    const reply = this.guest.read(node, fh, 0, image.content.length + 1);
-    assert.equal(reply.error, 0, errnoText(reply.error));
-    assert.ok(image.content.equals(reply.body), `${image.file} has other bytes`);
-    this.release(node, fh);
-    this.step(`guest reads ${image.file} of container ${cid}`);
-  }
-
-  private guestWrites(cid: string, snapshot: string): void {
-    const directory = this.visit(cid, `containers/${cid}/snapshotdir/fs`);
-    const args = Buffer.alloc(16);
-    args.writeUInt32LE(0o102, 0); // O_CREAT | O_RDWR
-    args.writeUInt32LE(0o100644, 4);
-    const created = this.guest.call('CREATE', Buffer.concat([args, Buffer.from('written\0')]), {
-      nodeid: directory,
-      replyBytes: 144,
-    });
-    assert.equal(created.error, 0, `create: ${errnoText(created.error)}`);
-    const node = created.body.readBigUInt64LE(0);
-    const fh = created.body.readBigUInt64LE(128);
-    this.known.get(cid)!.push(node);
-    assert.equal(this.guest.write(node, fh, 0, Buffer.from(cid)).error, 0);
-    this.release(node, fh);
-    const host = this.options.binds ? join(snapshot, 'fs/written') : join(this.mounts, cid, 'snapshotdir/fs/written');
-    assert.equal(readFileSync(host, 'utf8'), cid, 'the host does not see what the guest wrote');
-    this.step(`guest writes to the snapshot of container ${cid}`);
-  }
-
-  private release(node: bigint, fh: bigint): void {
-    const args = Buffer.alloc(24);
-    args.writeBigUInt64LE(fh, 0);
-    assert.equal(this.guest.call('RELEASE', args, { nodeid: node }).error, 0);
   }
 
   private step(text: string): void {

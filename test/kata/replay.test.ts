@@ -39,8 +39,7 @@ for (const [runtime, signal] of [
     for (const step of [
       'RUNNING after',
       'POST /containers: 204',
-      'guest reads etc/file of container c0ffee02',
-      'guest writes',
+      'guest reads etc/file of container c0ffee02, and writes to its snapshot',
       'nothing of it is busy',
     ])
       assert.ok(stdout.includes(step), `no step "${step}" in\n${stdout}`);
