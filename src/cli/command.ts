@@ -36,7 +36,7 @@ export interface CommandSpec<T extends OptionTable> {
   usage: readonly string[];
   /** Subcommands and what they do. Recognised anywhere in argv. */
   subcommands?: Record<string, string>;
-  /** Subcommand → names of the words that may follow it. */
+  /** Subcommand → names of the words that may follow it; the last of a name that ends with `…` as often as one likes. */
   operands?: Record<string, readonly string[]>;
   /** Options of other programs that are skipped; words below `unknown: skip` get the same treatment with another text. */
   ignored?: Record<string, string>;
@@ -47,7 +47,7 @@ export interface CommandSpec<T extends OptionTable> {
 export interface Parsed<T extends OptionTable> {
   subcommand: string | null;
   values: OptionValues<T>;
-  /** Words after the subcommand; at most as many as it names. */
+  /** Words after the subcommand; no more than it names. */
   operands: string[];
   /** What was skipped, as typed, for one warning line each kind. */
   ignored: string[];
@@ -78,7 +78,8 @@ export function parseArgs<T extends OptionTable>(spec: CommandSpec<T>, argv: rea
     const word = argv[i]!;
     if (!isOption(word)) {
       const operands = parsed.subcommand === null ? undefined : spec.operands?.[parsed.subcommand];
-      if (parsed.operands.length < (operands?.length ?? 0)) {
+      const isMany = operands?.[operands.length - 1]?.endsWith('…') === true;
+      if (isMany || parsed.operands.length < (operands?.length ?? 0)) {
         parsed.operands.push(word);
         continue;
       }

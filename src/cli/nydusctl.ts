@@ -33,13 +33,26 @@ const OPTIONS = {
   config: { short: 'c', value: 'FILE', group: 'mount', help: 'configuration of the image' },
   mountpoint: { short: 'm', value: 'PATH', group: 'mount, umount', help: 'where, inside the daemon' },
   type: { short: 't', value: 'TYPE', choices: ['rafs', 'passthrough_fs'], group: 'mount', help: 'kind of the source' },
+  dir: { value: 'DIR', group: 'cache', help: 'the cache directory, work_dir of a configuration' },
+  'dry-run': { group: 'cache', help: 'gc only says what it would remove' },
+  quota: {
+    value: 'SIZE',
+    group: 'cache',
+    help: 'gc removes unused blobs, the longest unused first, down to SIZE (10G, 500M)',
+  },
+  all: { group: 'cache', help: 'rm removes every blob that is not in use' },
 } as const satisfies OptionTable;
 type Options = typeof OPTIONS;
 
 const SPEC: CommandSpec<Options> = {
   name: NAME,
   summary: 'Asks and steers a running nydusd.',
-  usage: [`${NAME} --sock SOCK [--raw] SUBCOMMAND`],
+  usage: [
+    `${NAME} --sock SOCK [--raw] SUBCOMMAND`,
+    `${NAME} cache ls --dir DIR`,
+    `${NAME} cache gc --dir DIR [--dry-run] [--quota SIZE]`,
+    `${NAME} cache rm --dir DIR BLOB…|--all`,
+  ],
   subcommands: {
     info: 'version, state and mounts',
     set: 'set log-level trace|debug|info|warn|error',
@@ -47,9 +60,16 @@ const SPEC: CommandSpec<Options> = {
     mount: 'mount an image or a directory',
     umount: 'unmount it',
     top: 'live rates, hit ratio and prefetch progress of every mount',
+    cache: 'ls, gc (what is left over, and unused blobs above a quota) or rm in a cache directory; needs no daemon',
     help: 'print this text',
   },
-  operands: { set: ['KIND', 'VALUE'], metrics: ['CATEGORY'], umount: ['MOUNTPOINT'], help: ['SUBCOMMAND'] },
+  operands: {
+    set: ['KIND', 'VALUE'],
+    metrics: ['CATEGORY'],
+    umount: ['MOUNTPOINT'],
+    cache: ['ACTION', 'BLOB…'],
+    help: ['SUBCOMMAND'],
+  },
   options: OPTIONS,
   unknown: 'refuse',
 };
@@ -91,17 +111,43 @@ export async function main(argv: readonly string[]): Promise<number> {
 }
 
 async function run(args: Parsed<Options>): Promise<void> {
-  const sock = required(args, 'sock');
   if (args.subcommand === null) throw misuse('a subcommand is required');
+  if (args.subcommand === 'cache') return runCache(args);
+  const sock = required(args, 'sock');
   const { options, run: call } = SUBCOMMANDS[args.subcommand]!;
-  const stray = Object.keys(args.values).find((name) => ![...COMMON, ...options].includes(name as keyof Options));
-  if (stray !== undefined) throw misuse(`--${stray} means nothing to ${args.subcommand}`);
+  refuseStray(args.subcommand, args.values, [...COMMON, ...options]);
   const client = new ApiClient(sock);
   try {
     await call(client, args);
   } finally {
     client.close();
   }
+}
+
+const CACHE_OPTIONS: readonly (keyof Options)[] = ['dir', 'dry-run', 'quota', 'all', 'raw'];
+
+/** Everything it needs is imported here: the other subcommands only talk to a socket. */
+async function runCache({ values, operands: [action, ...blobIds] }: Parsed<Options>): Promise<void> {
+  const { cache, parseSize } = await import('./nydusctl-cache.ts');
+  refuseStray('cache', values, CACHE_OPTIONS);
+  if (values.dir === undefined) throw misuse('--dir is required');
+  const quotaBytes = values.quota === undefined ? null : parseSize(values.quota);
+  if (values.quota !== undefined && quotaBytes === null) throw misuse('--quota is a size such as 500M or 10G');
+  await cache({
+    action: action ?? '',
+    blobIds,
+    dir: values.dir,
+    isDry: values['dry-run'] === true,
+    quotaBytes,
+    isAll: values.all === true,
+    isRaw: values.raw === true,
+    print,
+  });
+}
+
+function refuseStray(subcommand: string, values: Parsed<Options>['values'], known: readonly (keyof Options)[]): void {
+  const stray = Object.keys(values).find((name) => !known.includes(name as keyof Options));
+  if (stray !== undefined) throw misuse(`--${stray} means nothing to ${subcommand}`);
 }
 
 const misuse = (text: string) => usageError('USAGE', { command: NAME, text });

@@ -15,6 +15,7 @@ import type { Logger } from '../common/log.ts';
 import { hasBlobDigests } from './blob-digests.ts';
 import type { BlobMeta } from './blob-meta.ts';
 import { BlobTables, LOCK_WAIT_MS, type ReadRange } from './blob-tables.ts';
+import type { CacheKeeper } from './cache-keeper.ts';
 import { type BlobFiles, ChunkCache } from './chunk-cache.ts';
 import { ChunkInstaller } from './chunk-installer.ts';
 import { ChunkLocks } from './chunk-locks.ts';
@@ -40,6 +41,7 @@ const BRING_TRIES = 4;
 export interface BlobOptions {
   validate: boolean;
   amplifyIoBytes: number;
+  keeper: CacheKeeper | null;
 }
 
 export interface BlobReads {
@@ -78,7 +80,7 @@ export class Blob {
     stats: StoreStats,
     log: Logger,
   ) {
-    this.cache = new ChunkCache(info.id, files, spill, stats, log);
+    this.cache = new ChunkCache(info.id, files, spill, options.keeper, stats, log);
     this.cache.attach();
     this.locks = new ChunkLocks(() => files.lockFd);
     this.equal = isUnnumbered(info) ? new EqualChunks() : null;

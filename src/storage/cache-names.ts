@@ -18,11 +18,31 @@ export const BLOB_FILES = {
   lock: '.blob.lock',
 } as const;
 
+export type BlobFile = keyof typeof BLOB_FILES;
+
+/** Files whose openers use the blob's cached chunks. */
+export const CHUNK_FILES: readonly BlobFile[] = ['map', 'oldMap', 'data', 'raw'];
+
+/** Longest first: `.chunk_map` ends the map's name, too. */
+const ENDINGS = (Object.entries(BLOB_FILES) as [BlobFile, string][]).sort(([, a], [, b]) => b.length - a.length);
+
+/** Whose file this is, and which; null for a name of nobody's. */
+export function blobOfFile(name: string): { blobId: string; file: BlobFile } | null {
+  const found = ENDINGS.find(([, ending]) => name.length > ending.length && name.endsWith(ending));
+  return found === undefined ? null : { blobId: name.slice(0, -found[1].length), file: found[0] };
+}
+
 let temporaries = 0;
 
 /** Name next to `path` that nobody else uses. */
 export function temporaryName(path: string): string {
   return `${path}.${process.pid}.${temporaries++}.tmp`;
+}
+
+/** The process that made a temporary name; null for other names. */
+export function makerOfTemporary(name: string): number | null {
+  const match = /\.(\d+)\.\d+\.tmp$/.exec(name);
+  return match === null ? null : Number(match[1]);
 }
 
 /** The descriptor, or -1 when there is no such file. */

@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { codeOf, explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import { type CacheFiles, cacheError } from './cache-files.ts';
+import type { CacheKeeper } from './cache-keeper.ts';
 import type { ChunkMap } from './chunk-map.ts';
 import type { PlannedChunk } from './fetch-plan.ts';
 import type { NoFiles } from './no-files.ts';
@@ -37,6 +38,8 @@ export class ChunkCache {
     private readonly blobId: string,
     readonly files: BlobFiles,
     readonly spill: BlobSpill,
+    /** Of the directory; null = it has no limits. */
+    private readonly keeper: CacheKeeper | null,
     private readonly stats: StoreStats,
     private readonly log: Logger,
   ) {}
@@ -103,7 +106,7 @@ export class ChunkCache {
 
   /** False while what is fetched stays in memory: reading ahead would only push out what readers need. */
   get isWritable(): boolean {
-    return this.files.isWritable && this.failure === null;
+    return this.files.isWritable && this.failure === null && this.keeper?.takes(0) !== false;
   }
 
   /**
@@ -112,7 +115,7 @@ export class ChunkCache {
    */
   putStored({ info }: PlannedChunk, stored: Buffer): Promise<boolean> {
     if (!this.files.isRaw) return Promise.resolve(false);
-    return this.tried(() => this.write(info.compressedOffset, stored));
+    return this.tried(stored.length, () => this.write(info.compressedOffset, stored));
   }
 
   /**
@@ -125,7 +128,7 @@ export class ChunkCache {
     this.stats.chunksFetched++;
     const { isRaw } = this.files;
     const isKept = isRaw
-      ? isStored && (await this.tried(() => this.mark(this.files.map, [index])))
+      ? isStored && (await this.tried(0, () => this.mark(this.files.map, [index])))
       : await this.isWritten([index], info.uncompressedOffset, bytes);
     if (!isKept) this.stats.chunksUncached++;
     if (!isKept || (isRaw && isWanted)) this.keepInMemory(index, info.uncompressedOffset, bytes);
@@ -169,7 +172,7 @@ export class ChunkCache {
   }
 
   private isWritten(indexes: readonly number[], offset: number, bytes: Buffer): Promise<boolean> {
-    return this.tried(async () => {
+    return this.tried(bytes.length, async () => {
       // The map of the file that is written to: files that are made anew meanwhile have another.
       const { map } = this.files;
       await this.write(offset, bytes);
@@ -178,10 +181,11 @@ export class ChunkCache {
   }
 
   /** Does something to the files; false when they take nothing, which is told. */
-  private async tried(change: () => Promise<void>): Promise<boolean> {
-    if (!this.files.isWritable) return false;
+  private async tried(bytes: number, change: () => Promise<void>): Promise<boolean> {
+    if (!this.files.isWritable || this.keeper?.takes(bytes) === false) return false;
     try {
       await change();
+      this.keeper?.wrote(bytes);
       this.worksAgain();
       return true;
     } catch (error) {

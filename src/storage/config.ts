@@ -4,7 +4,9 @@
  * or value names its path, value and reason. Secrets are kept in `Secret`, which prints as `***`.
  */
 import toml from 'smol-toml';
+import type { CacheLimits } from './cache-limits.ts';
 import { BACKENDS, type BackendConfig, type BackendKind } from './config-backends.ts';
+import { parseLimits } from './config-limits.ts';
 import { Members } from './config-members.ts';
 import { storageError } from './errors.ts';
 
@@ -23,6 +25,8 @@ export interface CacheConfig {
   workDir: string;
   /** Keep what the backend sends and decode it with every use: less disk, more work. */
   isCompressed: boolean;
+  /** null = it may take what there is. */
+  limits: CacheLimits | null;
 }
 
 export interface StorageConfig {
@@ -191,5 +195,5 @@ function parseCache(cache: Members, table: 'config' | 'filecache'): CacheConfig 
   }
   const workDir = config.text('work_dir', '.');
   if (workDir === '' || workDir.includes('\0')) throw config.wrong('work_dir', 'not a directory name');
-  return { workDir, isCompressed: cache.flag('compressed', false) };
+  return { workDir, isCompressed: cache.flag('compressed', false), limits: parseLimits(config) };
 }

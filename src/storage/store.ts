@@ -21,6 +21,7 @@ import {
 import { BlobPrefetch } from './blob-prefetch.ts';
 import type { ReadRange } from './blob-tables.ts';
 import { CacheFiles } from './cache-files.ts';
+import { CacheKeeper } from './cache-keeper.ts';
 import type { BlobFiles } from './chunk-cache.ts';
 import { cipherOf } from './cipher.ts';
 import type { BackendConfig, CacheConfig, StorageConfig } from './config.ts';
@@ -85,6 +86,7 @@ export class BlobStore {
   private readonly gates = new Map<string, Gate>();
   private readonly closing = new Set<Promise<void>>();
   private readonly spill = new Spill();
+  private readonly keepers = new Map<string, CacheKeeper>();
   private nextHandle = 1;
 
   /** @param policy of requests that a reader waits for */
@@ -170,6 +172,7 @@ export class BlobStore {
   async close(): Promise<void> {
     for (const handle of [...this.opened.keys()]) this.closeBlob(handle);
     await Promise.all(this.closing);
+    await Promise.all([...this.keepers.values()].map((keeper) => keeper.close()));
   }
 
   private share(info: BlobInfo, config: StorageConfig): SharedBlob {
@@ -192,12 +195,24 @@ export class BlobStore {
         backend.gate.runBehind(signal, () => this.readOnce(info.id, backend, { offset, bytes, sink }, signal)),
       meta: this.reader(metaObjectId(info), backend),
     };
-    const options = { validate, amplifyIoBytes: config.amplifyIoBytes };
+    const keeper = this.keeperOf(config.cache);
+    const options = { validate, amplifyIoBytes: config.amplifyIoBytes, keeper };
     const spill = this.spill.open(info.chunkCount);
     const blob = new Blob(info, files, spill, options, reads, this.stats, this.log);
     const shared = { key, blob, users: 0, backend };
     this.blobs.set(key, shared);
     return shared;
+  }
+
+  private keeperOf(cache: CacheConfig | null): CacheKeeper | null {
+    if (cache === null || cache.limits === null) return null;
+    const key = keyOf([cache.workDir, cache.limits]);
+    let keeper = this.keepers.get(key);
+    if (keeper === undefined) {
+      keeper = new CacheKeeper(cache.workDir, cache.limits, this.log);
+      this.keepers.set(key, keeper);
+    }
+    return keeper;
   }
 
   private shareBackend(config: BackendConfig): SharedBackend {
