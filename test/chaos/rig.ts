@@ -1,82 +1,84 @@
-/** A daemon over a faulty registry, a reader that checks every byte, and the counts of the report. */
-import { createHash } from 'node:crypto';
+/** Daemons over a faulty registry: ours or nydusd, behind our frontend or behind the kernel's FUSE client. */
+import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { blobTable, type ExpectedChunk, expectedChunks } from '../../src/storage/fixtures.testing.ts';
-import { FuseClient, readArgs } from '../../src/virtiofs/testing/fuse-client.ts';
+import { findProgram } from '../../bench/subjects.ts';
 import { FaultServer } from '../daemon/fault-server.ts';
-import { FIXTURES, Nydusd } from '../daemon/nydusd.ts';
+import { type Argv, KATA_ARGV, NYDUSD, Nydusd } from '../daemon/nydusd.ts';
+import type { Image } from './images.ts';
+import { FrontendReader, HostReader, type Reader } from './readers.ts';
 
-const IMAGES = path.join(FIXTURES, 'images');
-const IMAGE = 'v6-zstd-blake3';
-const BOOTSTRAP = path.join(IMAGES, `boot/${IMAGE}.boot`);
-/** Longer than the deadline of a demand read: what comes later is a hang. */
-export const ANSWER_MS = 25_000;
-const READ_BYTES = 128 * 1024;
+export const SUBJECTS = ['ours', 'nydusd'] as const;
+export type Subject = (typeof SUBJECTS)[number];
+export const TRANSPORTS = ['frontend', 'fuse'] as const;
+export type Transport = (typeof TRANSPORTS)[number];
 
-interface Expected {
-  path: string;
-  type: string;
-  size: number;
-  sha256: string;
+/** One column of the report. */
+export interface Column {
+  subject: Subject;
+  transport: Transport;
 }
 
-export const FILES: readonly Expected[] = (
-  JSON.parse(fs.readFileSync(path.join(IMAGES, 'expect/full.json'), 'utf8')) as Expected[]
-)
-  .filter((e) => e.type === 'file' && e.size > 0 && e.path !== undefined)
-  .sort((a, b) => b.size - a.size)
-  .slice(0, 40);
-
-export const BLOB = blobTable(IMAGE)[0]!;
-export const CHUNKS: readonly ExpectedChunk[] = expectedChunks(BLOB);
-
-/** What is counted over all scenarios. */
-export interface Counts {
-  wrongBytes: number;
-  sticky: number;
-  refetched: number;
-  errors: number;
-  recoveryMs: number;
+/** Program of a subject; null when the peer is not installed. */
+export function programOf(subject: Subject): string | null {
+  return subject === 'ours' ? NYDUSD : findProgram('nydusd', 'NYDUSD');
 }
 
-export const noCounts = (): Counts => ({ wrongBytes: 0, sticky: 0, refetched: 0, errors: 0, recoveryMs: 0 });
+/** A daemon with the image at /i, and who reads it. */
+export interface Served {
+  daemon: Nydusd;
+  reader: Reader;
+  /** Takes the daemon away with -9, whatever state it is in. */
+  end(): Promise<void>;
+}
+
+export interface ServeOptions {
+  image: Image;
+  cache: string;
+  /** Digests are checked. nydusd refuses that for v6. */
+  validate?: boolean;
+}
 
 export class ChaosRig {
   readonly dir = fs.mkdtempSync(path.join(tmpdir(), 'chaos-'));
-  private caches = 0;
+  private made = 0;
 
   private constructor(readonly server: FaultServer) {}
 
-  static async start(): Promise<ChaosRig> {
-    return new ChaosRig(await FaultServer.start(path.join(IMAGES, 'blobs')));
+  /** A registry with the blobs of the directory `blobs`. */
+  static async start(blobs: string): Promise<ChaosRig> {
+    return new ChaosRig(await FaultServer.start(blobs));
   }
 
-  freshCache(): string {
-    const dir = path.join(this.dir, `cache-${this.caches++}`);
+  freshDir(): string {
+    const dir = path.join(this.dir, `${this.made++}`);
     fs.mkdirSync(dir);
     return dir;
   }
 
-  /** A daemon with the image at /i. */
-  async daemon(cache: string, validate = true): Promise<Nydusd> {
-    const daemon = await Nydusd.start();
-    const config = JSON.stringify({
-      device: {
-        backend: { type: 'registry', config: { scheme: 'http', host: this.server.host, repo: 'r' } },
-        cache: { type: 'blobcache', config: { work_dir: cache } },
-      },
-      mode: 'direct',
-      digest_validate: validate,
-      enable_xattr: true,
-    });
-    const answer = await daemon.mount('/i', { fs_type: 'rafs', source: BOOTSTRAP, config });
-    if (answer.status !== 204) {
+  /** @throws when the daemon does not come up or does not mount */
+  async serve({ subject, transport }: Column, { image, cache, validate = true }: ServeOptions): Promise<Served> {
+    const mountpoint = this.freshDir();
+    const daemon = await Nydusd.start(argvOf(subject, transport, mountpoint), [programOf(subject)!]);
+    const end = async (): Promise<void> => {
+      const { ended } = daemon;
       daemon.kill();
-      throw new Error(`mount: ${answer.status} ${answer.text}`);
+      await ended;
+      if (transport === 'fuse') execFileSync('umount', ['-l', mountpoint], { stdio: 'ignore' });
+    };
+    try {
+      const checks = validate && (subject === 'ours' || image.isV5);
+      const config = JSON.stringify(configOf(this.server.host, cache, checks));
+      const answer = await daemon.mount('/i', { fs_type: 'rafs', source: image.bootstrap, config });
+      if (answer.status !== 204) throw new Error(`mount: ${answer.status} ${answer.text}`);
+      const isPeer = subject !== 'ours';
+      const reader = transport === 'fuse' ? new HostReader(mountpoint) : new FrontendReader(daemon.sock, isPeer);
+      return { daemon, reader, end };
+    } catch (error) {
+      await end();
+      throw error;
     }
-    return daemon;
   }
 
   end(): void {
@@ -85,97 +87,22 @@ export class ChaosRig {
   }
 }
 
-/** The guest's side of one daemon. */
-export class Reader {
-  readonly client: FuseClient;
-
-  constructor(readonly daemon: Nydusd) {
-    this.client = new FuseClient(daemon.sock, { timeoutMs: ANSWER_MS, queueSize: 256 });
-    this.client.init();
-  }
-
-  /** Reads a whole file with all its READs in flight at once: true when right, an errno when one failed. */
-  read(file: Expected, counts: Counts): boolean {
-    const node = this.client.walk(`/i/${file.path}`);
-    const fh = this.client.open(node);
-    if (typeof fh !== 'bigint') throw new Error(`open ${file.path}: ${fh}`);
-    const parts = new Map<number, number>();
-    for (let at = 0; at < file.size; at += READ_BYTES) {
-      parts.set(this.client.submit('READ', readArgs(fh, at, READ_BYTES), { nodeid: node, replyBytes: READ_BYTES }), at);
-    }
-    const content = Buffer.alloc(file.size);
-    let isWhole = true;
-    for (let left = parts.size; left > 0; left--) {
-      const got = this.client.wait();
-      if (got === null) throw new Error(`a READ of ${file.path} is not answered within ${ANSWER_MS} ms`);
-      const at = parts.get(got.head)!;
-      if (got.reply.error !== 0) isWhole = false;
-      else if (got.reply.body.length !== Math.min(READ_BYTES, file.size - at)) counts.wrongBytes++;
-      else got.reply.body.copy(content, at);
-    }
-    const release = Buffer.alloc(24);
-    release.writeBigUInt64LE(fh, 0);
-    this.client.call('RELEASE', release, { nodeid: node });
-    if (!isWhole) {
-      counts.errors++;
-      return false;
-    }
-    if (createHash('sha256').update(content).digest('hex') === file.sha256) return true;
-    counts.wrongBytes++;
-    return false;
-  }
-
-  readAll(counts: Counts, files: readonly Expected[] = FILES): boolean {
-    return files.map((file) => this.read(file, counts)).every(Boolean);
-  }
-
-  /** After the fault is lifted: everything reads right within `STICKY_MS`, or what failed is sticky. */
-  recover(counts: Counts, files: readonly Expected[] = FILES): void {
-    const from = performance.now();
-    const trial = noCounts();
-    while (!this.readAll(trial, files)) {
-      if (performance.now() - from > STICKY_MS) {
-        counts.sticky++;
-        break;
-      }
-    }
-    counts.wrongBytes += trial.wrongBytes;
-    counts.recoveryMs = Math.max(counts.recoveryMs, performance.now() - from);
-  }
-
-  /** READs of many files in flight, not waited for. */
-  flood(files: readonly Expected[]): void {
-    const { client } = this;
-    for (const file of files) {
-      const node = client.walk(`/i/${file.path}`);
-      const fh = client.open(node);
-      if (typeof fh === 'bigint')
-        client.submit('READ', readArgs(fh, 0, READ_BYTES), { nodeid: node, replyBytes: READ_BYTES });
-    }
-  }
-
-  close(): void {
-    this.client.close();
-  }
+function argvOf(subject: Subject, transport: Transport, mountpoint: string): Argv {
+  const more = subject === 'ours' ? [] : ['--rlimit-nofile', '0', '--log-level', 'error'];
+  if (transport === 'fuse') return (_, api) => ['fuse', '--mountpoint', mountpoint, '--apisock', api, ...more];
+  return subject === 'ours' ? KATA_ARGV : (sock, api) => ['virtiofs', '--sock', sock, '--apisock', api, ...more];
 }
 
-/** Reads that still fail this long after the fault was lifted. */
-const STICKY_MS = 1000;
-
-/** Chunks whose bit is set in the map file. */
-export function readyChunks(cache: string): Set<number> {
-  const file = path.join(cache, `${BLOB.id}.blob.data.chunk_map`);
-  if (!fs.existsSync(file)) return new Set();
-  const map = fs.readFileSync(file);
-  const ready = CHUNKS.filter(({ index }) => ((map[4096 + (index >> 3)] ?? 0) & (0x80 >> (index & 7))) !== 0);
-  return new Set(ready.map(({ index }) => index));
-}
-
-/** How many of the chunks `ready` lie in the ranges fetched. */
-export function refetchedOf(ready: ReadonlySet<number>, ranges: readonly [number, number][]): number {
-  return CHUNKS.filter(
-    ({ index, compressedOffset, compressedSize }) =>
-      ready.has(index) &&
-      ranges.some(([from, to]) => from <= compressedOffset && compressedOffset + compressedSize - 1 <= to),
-  ).length;
+/** The same for both; nydusd tries once where nothing is said. */
+function configOf(host: string, cache: string, validate: boolean): object {
+  return {
+    device: {
+      id: 'chaos',
+      backend: { type: 'registry', config: { scheme: 'http', host, repo: 'r', retry_limit: 4 } },
+      cache: { type: 'blobcache', config: { work_dir: cache } },
+    },
+    mode: 'direct',
+    digest_validate: validate,
+    enable_xattr: true,
+  };
 }

@@ -1,28 +1,33 @@
 /**
- * `npm run chaos -- [--rounds N] [--only TEXT] [--seed N]`: every scenario, then N kills (200), and a table. Exit code 1 when
+ * `npm run chaos -- [--only TEXT] [--image KIND,…|all] [--subject ours,nydusd] [--transport frontend,fuse] [--kills N]
+ * [--big] [--seed N]`: every scenario over every column, N kills of each (200), and a table. Exit code 1 when, in ours,
  * bytes were wrong, a failure stuck, a reader saw an error it must not see, or a complete chunk was fetched again.
  */
+import fs from 'node:fs';
+import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Random } from '../fuzz/random.ts';
+import { type Counts, noCounts } from './counts.ts';
+import { bigImage, type Image, imageOf, KINDS, type Kind } from './images.ts';
 import { killRound } from './kills.ts';
-import { CHUNKS, ChaosRig, type Counts, noCounts } from './rig.ts';
+import { ChaosRig, type Column, programOf, SUBJECTS, TRANSPORTS } from './rig.ts';
 import { SCENARIOS, type Scenario } from './scenarios.ts';
 
-const ROUNDS = 200;
+const KILLS = 200;
 
-export interface Row {
+interface Row {
   name: string;
   counts: Counts;
   bad: string | null;
 }
 
 /** One scenario; `bad` says what it showed that must not be. */
-export async function runScenario(rig: ChaosRig, scenario: Scenario): Promise<Row> {
+export async function runScenario(rig: ChaosRig, column: Column, image: Image, scenario: Scenario): Promise<Row> {
   const counts = noCounts();
   let bad: string | null = null;
   try {
-    await scenario.run(rig, counts);
+    await scenario.run(rig, column, image, counts);
   } catch (error) {
     bad = (error as Error).message;
   }
@@ -32,51 +37,102 @@ export async function runScenario(rig: ChaosRig, scenario: Scenario): Promise<Ro
   return { name: scenario.name, counts, bad };
 }
 
-/** `rounds` kills; `killedMid` counts those that came while chunks were missing. */
-export async function runKills(rig: ChaosRig, rounds: number, seed: number): Promise<Row & { killedMid: number }> {
+/** `rounds` kills; the name says how many came while chunks were missing. */
+export async function runKills(
+  rig: ChaosRig,
+  column: Column,
+  image: Image,
+  rounds: number,
+  seed: number,
+): Promise<Row> {
   const counts = noCounts();
   const random = new Random(seed);
   let bad: string | null = null;
-  let killedMid = 0;
+  let survived = 0;
+  let inTheMiddle = 0;
   try {
-    for (let i = 0; i < rounds; i++) {
-      const ready = await killRound(rig, () => random.u32() / 2 ** 32, counts);
-      if (ready > 0 && ready < CHUNKS.length) killedMid++;
+    for (; survived < rounds; survived++) {
+      const ready = await killRound(rig, column, image, () => random.u32() / 2 ** 32, counts);
+      if (ready > 0 && ready < (image.chunks ?? []).length) inTheMiddle++;
     }
   } catch (error) {
     bad = (error as Error).message;
   }
   if (counts.wrongBytes + counts.sticky > 0) bad ??= 'wrong bytes or failures that stuck';
   if (counts.refetched > 0) bad ??= `${counts.refetched} complete chunks fetched again`;
-  return { name: `kill -9, ${rounds} rounds, ${killedMid} in the middle of filling`, counts, bad, killedMid };
+  const name = `kill -9: ${survived} of ${rounds} survived, ${inTheMiddle} in the middle of filling`;
+  return { name, counts, bad };
 }
 
-function line({ name, counts, bad }: Row): string {
+/** What every scenario is run with. */
+export function fits(scenario: Scenario, image: Image): boolean {
+  return !scenario.needsMetadata || image.metadata !== null;
+}
+
+function line(image: Image, { subject, transport }: Column, { name, counts, bad }: Row): string {
   const { wrongBytes, sticky, refetched, errors, recoveryMs } = counts;
-  const numbers = [errors, wrongBytes, sticky, refetched, Math.round(recoveryMs)]
-    .map((n) => `${n}`.padStart(8))
-    .join('');
-  return `${name.padEnd(58)}${numbers}  ${bad ?? 'ok'}`;
+  const numbers = [errors, wrongBytes, sticky, refetched, Math.round(recoveryMs)].map((n) => `${n}`.padStart(8));
+  const where = `${image.kind.padEnd(9)} ${subject.padEnd(6)} ${transport.padEnd(8)}`;
+  return `${name.padEnd(60)} ${where}${numbers.join('')}  ${bad ?? 'ok'}`;
+}
+
+const TEXT = { type: 'string' } as const;
+
+function choices(argv: string[]) {
+  const { values } = parseArgs({
+    args: argv,
+    options: {
+      only: TEXT,
+      image: TEXT,
+      subject: TEXT,
+      transport: TEXT,
+      kills: TEXT,
+      seed: TEXT,
+      big: { type: 'boolean', default: false },
+    },
+  });
+  const listed = (text: string | undefined, all: readonly string[]): string[] =>
+    text === undefined || text === 'all' ? [...all] : text.split(',').filter((one) => all.includes(one));
+  const columns = listed(values.subject, SUBJECTS).flatMap((subject) =>
+    listed(values.transport, TRANSPORTS).map((transport) => ({ subject, transport }) as Column),
+  );
+  return {
+    columns: columns.filter(({ subject }) => programOf(subject) !== null),
+    kinds: listed(values.image ?? 'v6', KINDS) as Kind[],
+    // Kills alone are asked for with `--kills`; scenarios alone with `--only`.
+    scenarios: SCENARIOS.filter(({ name }) => values.kills === undefined && name.includes(values.only ?? '')),
+    kills: Number(values.kills ?? (values.only === undefined ? KILLS : 0)),
+    seed: Number(values.seed ?? 1),
+    isBig: values.big,
+  };
 }
 
 async function main(argv: string[]): Promise<number> {
-  const text = { type: 'string' } as const;
-  const { values } = parseArgs({ args: argv, options: { rounds: text, only: text, seed: text } });
-  const rig = await ChaosRig.start();
+  const { columns, kinds, scenarios, kills, seed, isBig } = choices(argv);
+  const scratch = isBig ? fs.mkdtempSync(path.join(fs.realpathSync('/var/tmp'), 'chaos-big-')) : null;
+  const images = scratch === null ? kinds.map(imageOf) : [bigImage(scratch)];
+  const rig = await ChaosRig.start(images[0]!.blobs);
   let isGood = true;
-  const show = (row: Row): void => {
-    isGood &&= row.bad === null;
-    process.stdout.write(`${line(row)}\n`);
+  const show = (image: Image, column: Column, row: Row): void => {
+    if (column.subject === 'ours') isGood &&= row.bad === null;
+    process.stdout.write(`${line(image, column, row)}\n`);
   };
   try {
-    process.stdout.write(`${'scenario'.padEnd(58)}  errors   wrong  sticky refetch recov ms\n`);
-    for (const scenario of SCENARIOS.filter(({ name }) => name.includes(values.only ?? ''))) {
-      show(await runScenario(rig, scenario));
+    const head = `${'image'.padEnd(9)} ${'daemon'.padEnd(6)} ${'by'.padEnd(8)}`;
+    process.stdout.write(`${'scenario'.padEnd(60)} ${head}  errors   wrong  sticky refetch recov ms\n`);
+    for (const scenario of scenarios) {
+      for (const image of images.filter((one) => fits(scenario, one))) {
+        for (const column of columns) show(image, column, await runScenario(rig, column, image, scenario));
+      }
     }
-    const rounds = Number(values.rounds ?? (values.only === undefined ? ROUNDS : 0));
-    if (rounds > 0) show(await runKills(rig, rounds, Number(values.seed ?? 1)));
+    if (kills > 0) {
+      for (const image of images) {
+        for (const column of columns) show(image, column, await runKills(rig, column, image, kills, seed));
+      }
+    }
   } finally {
     rig.end();
+    if (scratch !== null) fs.rmSync(scratch, { recursive: true });
   }
   return isGood ? 0 : 1;
 }

@@ -64,8 +64,8 @@ export class Nydusd {
   }
 
   /** Starts one and waits until it says RUNNING. */
-  static async start(argv: Argv = KATA_ARGV): Promise<Nydusd> {
-    const daemon = new Nydusd(argv);
+  static async start(argv: Argv = KATA_ARGV, command: readonly string[] = [NYDUSD]): Promise<Nydusd> {
+    const daemon = new Nydusd(argv, undefined, command);
     await daemon.running();
     return daemon;
   }

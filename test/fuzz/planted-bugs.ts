@@ -86,9 +86,9 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   },
   {
     name: 'ready bit before data',
-    file: 'src/storage/chunk-installer.ts',
-    find: '    try {\n      for (let done',
-    replace: '    try {\n      await sink.map.markReady(chunk.index);\n      for (let done',
+    file: 'src/storage/chunk-cache.ts',
+    find: '    for (let done = 0; done < bytes.length; ) {\n',
+    replace: '    await map.markReady(index);\n    for (let done = 0; done < bytes.length; ) {\n',
   },
   {
     name: 'descriptor of a surplus message kept',
@@ -103,3 +103,10 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
     replace: 'ring.complete(head, reply > 100 ? reply + 1 : reply);',
   },
 ];
+
+/** `text` of the bug's file with the bug in it. @throws when its place is not there exactly once */
+export function withBug(text: string, bug: PlantedBug): string {
+  const parts = text.split(bug.find);
+  if (parts.length !== 2) throw new Error(`${bug.name}: its place occurs ${parts.length - 1} times in ${bug.file}`);
+  return parts.join(bug.replace);
+}

@@ -7,7 +7,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync }
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { REPOSITORY } from '../daemon/nydusd.ts';
-import { PLANTED_BUGS, type PlantedBug } from './planted-bugs.ts';
+import { PLANTED_BUGS, type PlantedBug, withBug } from './planted-bugs.ts';
 
 const SECONDS = 60;
 /** Start, set-up, and the case under way when time runs out. */
@@ -22,10 +22,7 @@ function plant(bug: PlantedBug | null): string {
   symlinkSync(join(REPOSITORY, 'node_modules'), join(dir, 'node_modules'));
   if (bug !== null) {
     const file = join(dir, bug.file);
-    const text = readFileSync(file, 'utf8');
-    const parts = text.split(bug.find);
-    if (parts.length !== 2) throw new Error(`${bug.name}: its place occurs ${parts.length - 1} times in ${bug.file}`);
-    writeFileSync(file, parts.join(bug.replace));
+    writeFileSync(file, withBug(readFileSync(file, 'utf8'), bug));
   }
   execFileSync(process.execPath, [join(dir, 'scripts/build.mjs')], { stdio: ['ignore', 'ignore', 'inherit'] });
   return dir;

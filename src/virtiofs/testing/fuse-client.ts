@@ -36,6 +36,8 @@ export interface ClientOptions {
   eventIdx?: boolean;
   protocol?: readonly number[];
   timeoutMs?: number;
+  /** For nydusd, which says nothing useful in used.len: lengths are taken from the reply's header. */
+  ignoresUsedLength?: boolean;
 }
 
 interface Pending {
@@ -52,6 +54,7 @@ export class FuseClient {
   readonly ram: GuestRam;
   readonly rings: DriverRing[] = [];
   timeoutMs: number;
+  private readonly ignoresUsedLength: boolean;
   private unique = 2n;
   private readonly pending = new Map<number, Map<number, Pending>>();
   /** Request buffers by size, used again. */
@@ -60,6 +63,7 @@ export class FuseClient {
   /** Connects to `socketPath` and starts hiprio and the request queues. */
   constructor(socketPath: string, options: ClientOptions = {}) {
     this.timeoutMs = options.timeoutMs ?? 10_000;
+    this.ignoresUsedLength = options.ignoresUsedLength ?? false;
     this.frontend = Frontend.connect(socketPath);
     this.ram = new GuestRam(options.memory ?? [{ gpa: 0x10_0000, bytes: 64 * 2 ** 20 }]);
     const bits: number[] = [VIRTIO.VERSION_1, VIRTIO.INDIRECT_DESC, VIRTIO.PROTOCOL_FEATURES];
@@ -130,10 +134,14 @@ export class FuseClient {
     return head < 0 ? null : { head, reply: this.take(queue, head, ring.usedBytes) };
   }
 
-  private take(queue: number, head: number, usedBytes: number): Reply {
+  private take(queue: number, head: number, told: number): Reply {
     const pending = this.pending.get(queue)?.get(head);
     if (pending === undefined) throw new Error(`used entry for head ${head}, which is not in flight`);
     this.pending.get(queue)?.delete(head);
+    const usedBytes =
+      this.ignoresUsedLength && pending.replyGpa !== 0
+        ? Buffer.from(this.ram.read(pending.replyGpa, 4)).readUInt32LE(0)
+        : told;
     const bytes = Buffer.from(this.ram.read(pending.replyGpa || 0x10_0000, Math.min(usedBytes, pending.replyBytes)));
     for (const { gpa, bytes: size } of pending.gpas) this.pool.get(size)?.push(gpa);
     if (usedBytes < OUT_HEADER_BYTES) return { error: 0, body: Buffer.alloc(0), usedBytes, unique: pending.unique };
