@@ -124,8 +124,11 @@ export class HostReader extends Reader {
     const handle = await this.open(file);
     try {
       const content = Buffer.alloc(file.size);
-      const offsets = Array.from({ length: Math.ceil(file.size / READ_BYTES) }, (_, i) => i * READ_BYTES);
-      await Promise.all(offsets.map((at) => handle.read(content, at, Math.min(READ_BYTES, file.size - at), at)));
+      for (let done = 0; done < file.size; ) {
+        const { bytesRead } = await handle.read(content, done, file.size - done, done);
+        if (bytesRead === 0) break;
+        done += bytesRead;
+      }
       return content;
     } finally {
       await handle.close();
