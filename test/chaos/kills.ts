@@ -4,11 +4,24 @@ import type { Counts } from './counts.ts';
 import { type Image, readyChunks, refetchedOf } from './images.ts';
 import type { ChaosRig, Column } from './rig.ts';
 
-/** From the first READ: filling a small image takes about twice as long. */
-const KILL_MS_MAX = 60;
+/** A cache that has not grown for so long has what was asked for. */
+const IDLE_MS = 300;
+
+/** Waits until `cache` has `count` chunks, or grows no more. */
+async function untilReady(image: Image, cache: string, count: number): Promise<void> {
+  let last = 0;
+  for (let grownAt = performance.now(); performance.now() - grownAt < IDLE_MS; ) {
+    const now = readyChunks(image, cache).size;
+    if (now >= count) return;
+    if (now !== last) grownAt = performance.now();
+    last = now;
+    await sleep(1);
+  }
+}
 
 /**
- * One kill; the number of chunks complete by then. `random` in [0, 1) says when.
+ * One kill, as soon as a random number of chunks is there (none: before or while the first comes); how many there were.
+ * @param random in [0, 1)
  * @throws when the daemon does not come up again
  */
 export async function killRound(
@@ -22,7 +35,7 @@ export async function killRound(
   const files = [...image.files].sort(() => random() - 0.5);
   const first = await rig.serve(column, { image, cache });
   await first.reader.flood(files);
-  await sleep(random() * KILL_MS_MAX);
+  await untilReady(image, cache, Math.floor(random() * (image.chunks ?? []).length));
   first.daemon.child.kill('SIGKILL');
   await first.daemon.ended;
   first.reader.close();

@@ -93,8 +93,8 @@ export class FrontendReader extends Reader {
   }
 
   async flood(files: readonly Expected[]): Promise<void> {
-    for (const file of files.slice(0, FLOOD_FILES)) {
-      const { node, fh } = this.open(file);
+    const opened = files.slice(0, FLOOD_FILES).map((file) => this.open(file));
+    for (const { node, fh } of opened) {
       this.client.submit('READ', readArgs(fh, 0, READ_BYTES), { nodeid: node, replyBytes: READ_BYTES });
     }
   }
