@@ -86,24 +86,23 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
   });
   life.stops(daemon);
   for (const warning of plan.warnings) log.warn(warning);
-  if (plan.apisock !== null) {
-    // Imported here, so that the worker boots while this thread loads Node's HTTP server.
-    const { ApiServer } = await import('../api/server.ts');
-    const exit = () => life.end(EXIT_OK, 'asked by the API');
-    const api = new ApiServer({ daemon, exit, strictUmount: plan.strictUmount }, log);
-    life.stops(api);
-    await api.listen(plan.apisock);
-    life.ownsSocket(plan.apisock);
-  }
+  // Imported here, so that the worker boots while this thread loads Node's HTTP server.
+  const { ApiServer } = plan.apisock === null ? { ApiServer: null } : await import('../api/server.ts');
+  const waits = transport.kind === 'fuse' && transport.succeeds;
   // A listening socket is enough to be RUNNING: a VMM that connects at once waits in its backlog, a mount in the port.
   if (transport.kind === 'fuse' || plan.initial !== null) await daemon.ready;
   else daemon.ready.catch((error) => life.end(EXIT_FAILED, explain(error)));
-  if (transport.kind === 'fuse' && transport.succeeds) {
-    log.info(`INIT: waiting to take over ${transport.mountpoint} (pid ${process.pid})`);
-  } else {
-    if (plan.initial !== null) await mountInitial(daemon, plan.initial);
-    daemon.run();
+  if (plan.initial !== null && !waits) await mountInitial(daemon, plan.initial);
+  if (ApiServer !== null && plan.apisock !== null) {
+    const exit = () => life.end(EXIT_OK, 'asked by the API');
+    const api = new ApiServer({ daemon, exit, strictUmount: plan.strictUmount }, log);
+    life.stops(api);
+    // The snapshotter mounts as soon as somebody answers, and takes "not ready" for an end.
+    await api.listen(plan.apisock);
+    life.ownsSocket(plan.apisock);
   }
+  if (waits) log.info(`INIT: waiting to take over ${transport.mountpoint} (pid ${process.pid})`);
+  else daemon.run();
   await daemon.ready.catch(() => {});
   afterStart(plan, log);
 }

@@ -120,7 +120,7 @@ export class Daemon {
       const parts = this.handOver('sendfd');
       if (this.state !== 'RUNNING' && this.state !== 'READY') throw daemonError('NOT_READY', { state: this.state });
       const { save } = await import('./failover/hand-over.ts');
-      await save(parts);
+      await save(parts, this.state === 'RUNNING');
     });
   }
 
@@ -142,7 +142,9 @@ export class Daemon {
   start(): Promise<void> {
     return this.step(async () => {
       if (this.state !== 'READY') throw daemonError('WRONG_STATE', { event: 'Start', state: this.state });
+      const { transport } = this.options;
       await this.device.takeOver();
+      if (transport.kind === 'fuse') await (await import('./failover/hand-over.ts')).showRoot(transport.mountpoint);
       for (const { image, request } of this.mounts.list()) if (image !== null) this.images.mounted(image, request);
       this.run();
     });

@@ -15,9 +15,10 @@ import { O, openPath } from '../sys/path.ts';
 import type { FileSystem } from './file-system.ts';
 import { S } from './flags.ts';
 import { DEV_FUSE_POLICY, MAX_WRITE_BYTES } from './init.ts';
+import { askResend, forgetAttributes } from './notify.ts';
 import { OPS } from './opcodes.ts';
 import { type AsyncIo, REPLY_BODY_BYTES_MAX, REQUEST_BYTES_MAX, type Request } from './request.ts';
-import { askResend, canResend, type FailoverPolicy, lossOf, RESENT_HIGH } from './resend.ts';
+import { canResend, type FailoverPolicy, lossOf, RESENT_HIGH } from './resend.ts';
 import { type Port, REACH, Session, type SessionLog } from './session.ts';
 import type { Stats } from './stats.ts';
 import { STAT } from './stats-layout.ts';
@@ -32,6 +33,9 @@ const REQUESTS_PER_TURN = 64;
 const WRITE_ARGS_END = IN_HEADER_BYTES + 40;
 /** Below this a word loop beats the 220 ns of a native memcpy. */
 const COPY_LOOP_BYTES_MAX = 1024;
+
+/** nodeid of the root. */
+const ROOT = 1;
 
 export interface DevFuseOptions {
   mountpoint: string;
@@ -105,6 +109,11 @@ export class DevFuse implements Port {
     this.failResent = failover === 'flush';
     const asked = askResend(this.fd);
     if (asked < 0) this.log('warn', `the kernel refuses to send requests again: ${errnoText(asked)}`);
+  }
+
+  /** Mounts came or went: the kernel has kept the attributes of the root (`InitPolicy.rootAttrMs`). */
+  forgetRoot(): void {
+    forgetAttributes(this.fd, ROOT);
   }
 
   private warnOfLoss(): void {

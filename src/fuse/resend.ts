@@ -6,18 +6,13 @@
  *
  * There is no way to ask an older kernel; then they are lost, and so are their callers, which not even SIGKILL ends.
  */
-import { write } from '../sys/io.ts';
-import { NativeMemory } from '../sys/native-memory.ts';
 import { INIT2 } from './flags.ts';
 import type { Negotiated } from './request.ts';
-import { OUT_HEADER, OUT_HEADER_BYTES } from './wire/layout.ts';
 
 /** `--failover-policy`: serve such requests again, fail them, or leave them alone. */
 export const FAILOVER_POLICIES = ['resend', 'flush', 'none'] as const;
 export type FailoverPolicy = (typeof FAILOVER_POLICIES)[number];
 
-/** FUSE_NOTIFY_RESEND (protocols 4.14). */
-const NOTIFY_RESEND = 7;
 /** FUSE_UNIQUE_RESEND, in the upper word of unique. */
 export const RESENT_HIGH = 0x8000_0000;
 
@@ -37,14 +32,4 @@ export function canResend({ flags2 }: Negotiated): boolean {
 export function lossOf(policy: FailoverPolicy, negotiated: Negotiated): string | null {
   if (canResend(negotiated)) return LOSSES[policy];
   return `this kernel cannot send requests again (FUSE_NOTIFY_RESEND, Linux 6.9): those ${LOST}`;
-}
-
-/** Asks the kernel for everything unanswered. 0 or -errno. */
-export function askResend(fd: number): number {
-  const notice = new NativeMemory(OUT_HEADER_BYTES);
-  notice.u32[OUT_HEADER.LEN] = OUT_HEADER_BYTES;
-  notice.u32[OUT_HEADER.ERROR] = NOTIFY_RESEND; // a notification has unique 0 and its code here
-  const n = write(fd, notice.address, OUT_HEADER_BYTES);
-  notice.free();
-  return Math.min(n, 0);
 }

@@ -231,7 +231,10 @@ class DeviceThread implements LoopBody {
         how === 'mount' ? union.mount(path, member, spec, memberId) : union.remount(path, member, spec, memberId);
       // After an error main still owns the bootstrap descriptor of an image; a directory's descriptors are the member's.
       if (result < 0 && spec.kind === 'passthrough') member.destroy();
-      if (result === 0) this.keep(memberId, spec, files);
+      if (result === 0) {
+        this.keep(memberId, spec, files);
+        this.fuse?.forgetRoot();
+      }
       this.answer(id, result, `${how} on ${path}: ${errnoText(result)}`, memberId);
     } catch (error) {
       // An AppError of the member says what is wrong with the image or the directory; the errno is for machines.
@@ -253,6 +256,7 @@ class DeviceThread implements LoopBody {
 
   private umount(id: number, path: string): void {
     const result = this.union.umount(path);
+    if (result === 0) this.fuse?.forgetRoot();
     this.answer(id, result, `umount of ${path}: ${errnoText(result)}`);
   }
 

@@ -7,6 +7,8 @@
  * Loaded when the first client asks for it.
  */
 import { fstatSync, readlinkSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { explain } from '../../common/app-error.ts';
 import type { Logger } from '../../common/log.ts';
 import { close } from '../../sys/io.ts';
@@ -16,6 +18,9 @@ import type { LazyImages } from '../images.ts';
 import type { Mount, Mounts, OpenedImage } from '../mounts.ts';
 import { decodeState, encodeState, type SavedDaemon, type SavedMount } from './state.ts';
 import { fetchState, leaveNothing, leaveState } from './supervisor.ts';
+
+/** Our own device thread answers at once, unless it hangs. */
+const STAT_MS_MAX = 1000;
 
 /** What is handed over, and where to. */
 export interface HandOver {
@@ -29,10 +34,15 @@ export interface HandOver {
   ownConfig(path: string, source: string): string | null;
 }
 
-/** Leaves descriptor and state with the supervisor. @throws AppError SUPERVISOR, DEVICE */
-export async function save(parts: HandOver): Promise<void> {
+/**
+ * Leaves descriptor and state with the supervisor.
+ * @param isServing requests are answered, so that the kernel can be made to know the root (`showRoot`)
+ * @throws AppError SUPERVISOR, DEVICE
+ */
+export async function save(parts: HandOver, isServing: boolean): Promise<void> {
   const { supervisor, mountpoint, device, mounts, images } = parts;
   try {
+    if (isServing) await showRoot(mountpoint);
     const { fd, state } = await mounts.between(async (table) => {
       const saved = await device.save();
       const state: SavedDaemon = { mountpoint, device: saved.device, mounts: table.map((m) => savedMount(m, images)) };
@@ -43,6 +53,11 @@ export async function save(parts: HandOver): Promise<void> {
     leaveNothing(supervisor);
     throw error;
   }
+}
+
+/** Has the kernel learn the attributes of the root, which it keeps when we are gone (`InitPolicy.rootAttrMs`). */
+export async function showRoot(mountpoint: string): Promise<void> {
+  await Promise.race([stat(mountpoint).catch(() => {}), sleep(STAT_MS_MAX, undefined, { ref: false })]);
 }
 
 function savedMount({ path, member, request, mountedTime, image }: Mount, images: LazyImages): SavedMount {
