@@ -4,6 +4,7 @@
  * and our `nydus-overlayfs`, on a FUSE mount of our `nydusd`.
  */
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
@@ -55,6 +56,7 @@ export class ContainerdRig {
   /** `mount.fuse` finds `nydus-overlayfs` on the PATH of whoever mounts: containerd, and `ctr` for a look at /etc. */
   private readonly env = { ...process.env, PATH: `${join(this.dir, 'bin')}${delimiter}${process.env['PATH']}` };
   private readonly processes: ChildProcess[] = [];
+  private snapshotter: ChildProcess | null = null;
   private readonly containers = new Set<ChildProcess>();
 
   /** Starts both; the snapshotter's daemons are ours, in `mode`, with `recover_policy = "failover"`. */
@@ -78,15 +80,29 @@ export class ContainerdRig {
     writeFileSync(join(dir, 'snapshotter.toml'), snapshotterToml(dir, mode));
     writeFileSync(join(dir, 'nydusd.json'), JSON.stringify(NYDUSD_CONFIG));
     writeFileSync(join(dir, 'containerd.toml'), containerdToml(dir));
-    this.launch('snapshotter', SNAPSHOTTER, ['--config', join(dir, 'snapshotter.toml')]);
-    await this.until('the snapshotter', async () => existsSync(join(dir, 'snapshotter.sock')));
+    await this.startSnapshotter();
     this.launch('containerd', '/usr/bin/containerd', ['-c', join(dir, 'containerd.toml')]);
     await this.until('containerd', async () => (await this.ctr('version').catch(() => null)) !== null);
   }
 
-  private launch(name: string, program: string, args: readonly string[]): void {
+  private async startSnapshotter(): Promise<void> {
+    this.snapshotter = this.launch('snapshotter', SNAPSHOTTER, ['--config', join(this.dir, 'snapshotter.toml')]);
+    await this.until('the snapshotter', async () => (await this.daemons().catch(() => null)) !== null);
+  }
+
+  /** Kills the snapshotter and starts it again; its daemons are left alone. */
+  async restartSnapshotter(): Promise<void> {
+    const gone = once(this.snapshotter!, 'exit');
+    this.snapshotter!.kill('SIGKILL');
+    await gone;
+    await this.startSnapshotter();
+  }
+
+  private launch(name: string, program: string, args: readonly string[]): ChildProcess {
     const log = openSync(join(this.dir, `${name}.log`), 'a');
-    this.processes.push(spawn(program, args, { env: this.env, stdio: ['ignore', log, log] }));
+    const child = spawn(program, args, { env: this.env, stdio: ['ignore', log, log] });
+    this.processes.push(child);
+    return child;
   }
 
   /** Waits until `isTrue`. @throws with both logs when that takes longer than 30 s */
