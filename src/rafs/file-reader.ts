@@ -19,6 +19,7 @@ import { AccessRecorder } from './access-log.ts';
 import { ChunkRecord, HOLE, type InodeRecord, type Metadata } from './metadata.ts';
 import type { Nodes } from './nodes.ts';
 import type { RafsOptions } from './rafs-options.ts';
+import { ReadAhead } from './read-ahead.ts';
 
 /**
  * Runs of one read beyond one per blob: a fetch that succeeds and leaves its bits clear is not asked for ever, and a
@@ -41,6 +42,7 @@ export class FileReader {
   private readonly attemptsMax: number;
   private readonly spills: readonly SpillView[];
   private readonly recorder: AccessRecorder | null;
+  private readonly readAheads: ReadAhead;
   /** The read needs a chunk that only its spill has. */
   private isSpilled = false;
 
@@ -54,6 +56,7 @@ export class FileReader {
     this.waits = new Uint8Array(options.blobs.length);
     this.attemptsMax = options.blobs.length + SPARE_ATTEMPTS;
     this.ready = options.blobs.map((blob) => new Uint8Array(blob.ready));
+    this.readAheads = new ReadAhead(metadata.chunkSize);
     this.recorder = options.trace === undefined ? null : new AccessRecorder(options.trace, options.blobs);
     this.spills = options.blobs.map(({ spill }) => new SpillView(spill));
   }
@@ -248,20 +251,42 @@ export class FileReader {
     return PARKED;
   }
 
-  /** The missing chunks of one blob, each once: files of zeros name one chunk many times. */
+  /**
+   * The missing chunks of one blob, each once: files of zeros name one chunk many times. Behind those of the range come
+   * more of the file when its reader goes straight on.
+   */
   private missing(file: InodeRecord, offset: number, bytes: number, blob: number): WantedChunk[] {
-    const { chunk } = this;
     const { chunkSize } = this.metadata;
     const wanted = new Map<number, WantedChunk>();
     const end = Math.ceil((offset + bytes) / chunkSize);
+    let first = -1;
     for (let k = Math.floor(offset / chunkSize); k < end; k++) {
-      if (this.loadChunk(file, k) < 0 || chunk.blob !== blob || this.isReady()) continue;
-      const { index, offset: uncompressedOffset } = chunk;
-      const used = Math.max(this.used(file, k), wanted.get(index)?.bytes ?? 0);
-      const source = this.metadata.source(file, k, chunk);
-      const known = { chunkIndex: index, uncompressedOffset, bytes: used, startsFile: k === 0 };
-      wanted.set(index, source === null ? known : { ...known, source });
+      if (this.collect(wanted, file, k, blob, false) && first < 0) first = k;
     }
+    const chunks = Math.ceil(file.size / chunkSize);
+    if (first < 0 || end >= chunks || !this.readAheads.missed(file.node, first, end, chunks))
+      return [...wanted.values()];
+    for (let k = this.readAheads.from; k < this.readAheads.to; k++) this.collect(wanted, file, k, blob, true);
     return [...wanted.values()];
+  }
+
+  /** Adds chunk `k` to `wanted` when it is missing and of this blob. */
+  private collect(
+    wanted: Map<number, WantedChunk>,
+    file: InodeRecord,
+    k: number,
+    blob: number,
+    isAhead: boolean,
+  ): boolean {
+    const { chunk } = this;
+    if (this.loadChunk(file, k) < 0 || chunk.offset === HOLE || chunk.blob !== blob || this.isReady()) return false;
+    const { index, offset: uncompressedOffset } = chunk;
+    const known = wanted.get(index);
+    if (isAhead && known !== undefined) return false;
+    const used = Math.max(this.used(file, k), known?.bytes ?? 0);
+    const source = this.metadata.source(file, k, chunk);
+    const found = { chunkIndex: index, uncompressedOffset, bytes: used, startsFile: k === 0, isAhead };
+    wanted.set(index, source === null ? found : { ...found, source });
+    return true;
   }
 }

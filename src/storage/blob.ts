@@ -108,33 +108,51 @@ export class Blob {
   }
 
   /**
-   * Resolves when the device thread can read all wanted chunks.
+   * Resolves when the device thread can read all wanted chunks but those that are `isAhead`, which come when they do.
    * @param digests of the image whose reader waits
    * @throws CHUNK when the image and the blob disagree, else the first error of plan, fetch, decode, verify
    */
-  async fetch(wanted: readonly WantedChunk[], digests: ChunkDigests): Promise<void> {
+  async fetch(asked: readonly WantedChunk[], digests: ChunkDigests): Promise<void> {
     this.throwIfClosed();
     this.files.renewIfCut();
-    for (const { chunkIndex } of wanted) {
+    for (const { chunkIndex } of asked) {
       if (!(chunkIndex >= 0 && chunkIndex < this.info.chunkCount)) throw this.wrong(chunkIndex, 'is not in the blob');
     }
+    const wanted = asked.filter(({ isAhead }) => isAhead !== true);
+    let ahead = asked.filter(({ isAhead }) => isAhead === true);
     for (let tries = 1; tries <= BRING_TRIES; tries++) {
       const absent = wanted.filter(({ chunkIndex }) => !this.cache.look(chunkIndex));
       if (absent.length === 0) break;
       this.cache.attach();
-      await this.tracked(() => this.bring(absent, digests));
+      await this.tracked(() => this.bring(absent, ahead, digests));
+      ahead = [];
     }
     for (const { chunkIndex } of wanted) this.spill.touch(chunkIndex);
   }
 
-  private async bring(absent: readonly WantedChunk[], digests: ChunkDigests): Promise<void> {
-    if (this.info.described === true) {
-      await Promise.all(absent.map((chunk) => this.demandDescribed(chunk, digests)));
-      return;
+  private async bring(
+    absent: readonly WantedChunk[],
+    ahead: readonly WantedChunk[],
+    digests: ChunkDigests,
+  ): Promise<void> {
+    const isDescribed = this.info.described === true;
+    const meta = isDescribed ? null : await this.tables.open();
+    if (meta !== null && absent.some(({ startsFile }) => startsFile === true)) this.speculation.forFile();
+    const waits = absent.map((chunk) =>
+      meta === null ? this.demandDescribed(chunk, digests) : this.demand(this.check(meta, chunk), digests),
+    );
+    if (this.options.amplifyIoBytes > 0 && this.cache.isWritable) {
+      for (const chunk of ahead) this.readAhead(meta, chunk, digests);
     }
-    const meta = await this.tables.open();
-    if (absent.some(({ startsFile }) => startsFile === true)) this.speculation.forFile();
-    await Promise.all(absent.map((chunk) => this.demand(this.check(meta, chunk), digests)));
+    await Promise.all(waits);
+  }
+
+  /** Goes into the plan of those that are wanted, which has this file's next chunks in it. */
+  private readAhead(meta: BlobMeta | null, wanted: WantedChunk, digests: ChunkDigests): void {
+    const index = meta === null ? this.firstOf(wanted) : wanted.chunkIndex;
+    if (this.pending.has(index) || this.cache.isReady(index) || this.cache.isUnproven(index)) return;
+    const chunk = meta === null ? { ...describedChunk(this.info, wanted), index } : this.check(meta, wanted);
+    this.enqueue(chunk, false, meta === null ? describedDigest(wanted, digests) : digests).catch(() => {});
   }
 
   /** Aborts what is under way (its readers get CLOSED) and closes the files when it has ended. */
@@ -202,9 +220,13 @@ export class Blob {
       });
     }
     if (this.cache.isReady(chunk.index)) return Promise.resolve();
+    return this.enqueue(chunk, true, digests);
+  }
+
+  private enqueue(chunk: PlannedChunk, isWanted: boolean, digests: ChunkDigests): Promise<void> {
     if (this.queue.length === 0) setImmediate(() => this.flush());
     this.queue.push(chunk);
-    return this.pending.add(chunk.index, true, digests);
+    return this.pending.add(chunk.index, isWanted, digests);
   }
 
   /** Plans what one turn of the event loop has collected. */

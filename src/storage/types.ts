@@ -100,6 +100,8 @@ export interface WantedChunk {
   bytes: number;
   /** It is the first of its file: whoever reads it begins with that file. */
   startsFile?: boolean;
+  /** Nobody waits for it yet: its file's reader goes straight on and will come to it. */
+  isAhead?: boolean;
   /** Set exactly for blobs with `described`; takes the place of blob.meta and of `ChunkDigests`. */
   source?: ChunkSource;
 }
