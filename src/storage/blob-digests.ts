@@ -42,9 +42,10 @@ export async function fetchBlobDigests(
 ): Promise<ChunkDigests> {
   const { tocSize, tocDigest, chunkCount } = info;
   const objectBytes = lengthOf(info);
-  const refuse = (rule: string) => storageError('TOC', { rule: `blob ${info.id}: ${rule}` });
+  const tocAt = objectBytes - tocSize;
+  const refuse = (rule: string) => storageError('TOC', { rule: `blob ${info.id}, byte ${tocAt}: ${rule}` });
   if (tocSize > TOC_BYTES_MAX || tocSize > objectBytes) throw refuse(`size ${tocSize}`);
-  const toc = await read(objectBytes - tocSize, tocSize);
+  const toc = await read(tocAt, tocSize);
   if (tocDigest !== null && !DIGESTS.sha256.digest(toc).equals(tocDigest)) throw refuse('its digest is another one');
   const entry = decodeToc(toc, objectBytes).find(({ name }) => name === PART.DIGEST);
   if (entry === undefined) throw refuse(`no part ${PART.DIGEST}`);

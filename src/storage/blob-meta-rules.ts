@@ -1,4 +1,5 @@
 /** What a blob's table and its header must be before they are cached (rafs-format 9, items 28 and 29). */
+import { explain } from '../common/app-error.ts';
 import { type ContextTable, ciBytesMax, contextTable } from './blob-contexts.ts';
 import { type CctHeader, chunkInfoBytes, FEATURE, readU64 } from './blob-layout.ts';
 import { CODECS, compressorOf } from './codecs.ts';
@@ -41,9 +42,13 @@ export function checkMetaDigest(info: BlobInfo, bytes: Buffer): void {
 export async function decodeTable(info: BlobInfo, stored: Buffer): Promise<Buffer> {
   const compressor = compressorOf(info.ciCompressor);
   if (compressor === null) throw refusal(info, `unknown table compressor ${info.ciCompressor}`);
-  return CODECS[compressor].decompressAsync(stored, info.ciUncompressedSize);
+  try {
+    return await CODECS[compressor].decompressAsync(stored, info.ciUncompressedSize);
+  } catch (error) {
+    throw refusal(info, explain(error));
+  }
 }
 
 export function refusal(info: BlobInfo, rule: string) {
-  return storageError('BLOB_META', { blobId: info.id, rule });
+  return storageError('BLOB_META', { blobId: info.id, rule: `byte ${info.ciOffset}: ${rule}` });
 }

@@ -173,11 +173,11 @@ export class Blob {
     if (info.uncompressedOffset !== wanted.uncompressedOffset) {
       throw this.wrong(
         wanted.chunkIndex,
-        `lies at ${info.uncompressedOffset}, the image says ${wanted.uncompressedOffset}`,
+        `lies at byte ${info.uncompressedOffset}, the image says ${wanted.uncompressedOffset}`,
       );
     }
     if (info.uncompressedSize < wanted.bytes) {
-      throw this.wrong(wanted.chunkIndex, `has ${info.uncompressedSize} bytes, the image needs ${wanted.bytes}`);
+      throw this.wrong(wanted.chunkIndex, `byte ${info.compressedOffset}: has ${info.uncompressedSize} bytes, the image needs ${wanted.bytes}`);
     }
     return { index: wanted.chunkIndex, info };
   }

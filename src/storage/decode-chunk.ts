@@ -4,7 +4,7 @@
  * event loop stays short whatever the chunk size.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { codeOf } from '../common/app-error.ts';
+import { codeOf, explain } from '../common/app-error.ts';
 import type { Unit } from './blob-contexts.ts';
 import { CHUNK_FLAG, FEATURE } from './blob-layout.ts';
 import type { BlobCipher } from './cipher.ts';
@@ -32,9 +32,19 @@ export interface Decoding {
 /**
  * Decodes the unit that `chunk` comes out of.
  * @returns all bytes of the unit; of a raw chunk the memory of `stored`
- * @throws DECODE when the bytes are wrong
+ * @throws UNIT when the bytes are wrong
  */
-export async function decodeUnit(blob: Decoding, { info }: PlannedChunk, stored: Buffer): Promise<Buffer> {
+export async function decodeUnit(blob: Decoding, chunk: PlannedChunk, stored: Buffer): Promise<Buffer> {
+  try {
+    return await decode(blob, chunk, stored);
+  } catch (error) {
+    if (!isBad(error)) throw error;
+    const { compressedOffset: offset } = chunk.info;
+    throw storageError('UNIT', { blobId: blob.info.id, chunk: chunk.index, offset, why: explain(error) }, error);
+  }
+}
+
+async function decode(blob: Decoding, { info }: PlannedChunk, stored: Buffer): Promise<Buffer> {
   const { unit } = info;
   if (unit?.kind === 'zran') return inflateUnit(unit, blob.entryOf(unit), stored);
   const outputBytes = unit?.outputBytes ?? info.uncompressedSize;
@@ -78,7 +88,7 @@ export async function verifyChunk(
   bytes: Buffer,
   verification: Verification,
 ): Promise<void> {
-  const facts = { blobId: blob.id, chunk: index };
+  const facts = { blobId: blob.id, chunk: index, offset: info.compressedOffset };
   const hasCrc = (info.flags & CHUNK_FLAG.HAS_CRC32) !== 0 && info.unit === undefined;
   // Always where there is one, as the reference does: it costs 0.15 ms per MiB.
   if (hasCrc && crc32c(bytes) !== info.low) throw storageError('DIGEST', { ...facts, kind: 'CRC-32C' });
@@ -90,13 +100,14 @@ export async function verifyChunk(
     const digest = await digestInTurns(blob.digester, bytes);
     if (!digest.equals(verification.expected)) throw storageError('DIGEST', { ...facts, kind: blob.digester });
   } else if (!hasCrc && (blob.features & FEATURE.EXTERNAL) === 0) {
-    throw storageError('CHUNK', { ...facts, rule: 'has no digest in the image although validation is on' });
+    const rule = 'has no digest in the image although validation is on';
+    throw storageError('CHUNK', { blobId: blob.id, chunk: index, rule });
   }
 }
 
 /** Errors of the bytes themselves, which a second copy may not have. */
 export function isBad(error: unknown): boolean {
-  return ['DECODE', 'DIGEST'].includes(codeOf(error));
+  return ['DECODE', 'UNIT', 'DIGEST'].includes(codeOf(error));
 }
 
 async function digestInTurns(digester: Digester, bytes: Buffer): Promise<Buffer> {

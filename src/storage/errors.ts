@@ -11,7 +11,8 @@ interface Facts {
   CONFIG: { path: string; value: unknown; reason: string };
   UNSUPPORTED: { what: string; instead: string };
   DECODE: { compressor: string; compressedBytes: number; uncompressedBytes: number; why: string };
-  DIGEST: { blobId: string; chunk: number; kind: string };
+  UNIT: { blobId: string; chunk: number; offset: number; why: string };
+  DIGEST: { blobId: string; chunk: number; offset: number; kind: string };
   BLOB_META: { blobId: string; rule: string };
   TOC: { rule: string };
   CHUNK: { blobId: string; chunk: number; rule: string };
@@ -46,7 +47,11 @@ export const storageError = defineErrors<Facts>({
     say: (f) =>
       `${f.compressor} data of ${f.compressedBytes} bytes does not decode to exactly ${f.uncompressedBytes} bytes: ${f.why}`,
   },
-  DIGEST: { retryable: true, say: (f) => `chunk ${f.chunk} of blob ${f.blobId} has a wrong ${f.kind}; not cached` },
+  UNIT: { retryable: true, say: (f) => `chunk ${f.chunk} of blob ${f.blobId}, byte ${f.offset}: ${f.why}` },
+  DIGEST: {
+    retryable: true,
+    say: (f) => `chunk ${f.chunk} of blob ${f.blobId}, byte ${f.offset}: has a wrong ${f.kind}; not cached`,
+  },
   BLOB_META: { retryable: false, say: (f) => `chunk table of blob ${f.blobId} is invalid: ${f.rule}` },
   TOC: { retryable: false, say: (f) => `table of contents is invalid: ${f.rule}` },
   CHUNK: { retryable: false, say: (f) => `chunk ${f.chunk} of blob ${f.blobId}: ${f.rule}` },

@@ -80,6 +80,8 @@ export const BLOB = {
 } as const;
 const TOC_DIGEST_BYTES = 32;
 const CIPHER_MAX = 1;
+/** Two keys of AES-128; XTS is none when they are equal. */
+const KEY_BYTES = 32;
 /** Internal mark of v5 images without an extended blob table; must not appear on disk in v6 (3.11). */
 const FEATURE_NO_EXT_TABLE = 0x8000_0000;
 
@@ -150,6 +152,10 @@ export function checkBlobEntry(bytes: Uint8Array, at: number, index: number, chu
   if (blob.compressedSize < 0 || blob.compressedSize > COMPRESSED_BLOB_BYTES_MAX) return say('compressed size');
   const encrypted = (blob.features & FEATURE.ENCRYPTED) !== 0;
   if (blob.cipher > CIPHER_MAX || (blob.cipher !== 0) !== encrypted) return say(`cipher ${blob.cipher}`);
+  const half = KEY_BYTES / 2;
+  if (encrypted && Buffer.compare(blob.extra.subarray(0, half), blob.extra.subarray(half, KEY_BYTES)) === 0) {
+    return say('halves of the key are equal');
+  }
   return checkContextTable(blob, tarfs, say);
 }
 
