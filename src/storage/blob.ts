@@ -177,7 +177,10 @@ export class Blob {
       );
     }
     if (info.uncompressedSize < wanted.bytes) {
-      throw this.wrong(wanted.chunkIndex, `byte ${info.compressedOffset}: has ${info.uncompressedSize} bytes, the image needs ${wanted.bytes}`);
+      throw this.wrong(
+        wanted.chunkIndex,
+        `byte ${info.compressedOffset}: has ${info.uncompressedSize} bytes, the image needs ${wanted.bytes}`,
+      );
     }
     return { index: wanted.chunkIndex, info };
   }
