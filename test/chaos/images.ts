@@ -110,7 +110,8 @@ export function bigImage(dir: string): Image {
     return { path: name, size: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') };
   });
   const bootstrap = path.join(dir, 'big.boot');
-  execFileSync(path.join(path.dirname(NYDUSD), 'nydus-image'), ['create', '-B', bootstrap, '-D', blobs, source]);
+  const builder = path.join(path.dirname(NYDUSD), 'nydus-image');
+  execFileSync(builder, ['create', '-B', bootstrap, '-D', blobs, source], { stdio: 'ignore' });
   fs.rmSync(source, { recursive: true });
   const [info] = parseBlobTable(fs.readFileSync(bootstrap)) as [BlobInfo];
   const stored = expectedChunks(info, fs.readFileSync(path.join(blobs, info.id)));

@@ -41,7 +41,7 @@ const NAME_FLIPS = 'names';
 const OPCODE_FLIPS = 'opcodes';
 const O_RDWR = 2;
 /** Cases of 800 requests each. */
-const COMPILED_AFTER = 20;
+const COMPILED_AFTER = 40;
 const MODEL = 'of a share';
 const MODEL_RUNS = 1;
 

@@ -112,14 +112,16 @@ function content(session: Session, node: bigint, mayRead: boolean): boolean {
 }
 
 const MAP_READS = 6;
+const SPOILT_BYTES_MAX = 2 ** 20;
 
-/** The cache of another daemon, its chunk map damaged anywhere: what is read is right or fetched, digests being checked. */
+/** The cache of another daemon, its chunk map and data damaged anywhere: what is read is right or fetched, digests being checked. */
 const chunkMapCase: DaemonCase = async (rig, session, random) => {
   const cache = path.join(rig.dir, 'mapped-cache');
   fs.mkdirSync(cache);
   for (const name of fs.readdirSync(rig.filledCache)) {
     const bytes = fs.readFileSync(path.join(rig.filledCache, name));
-    fs.writeFileSync(path.join(cache, name), name.endsWith('.chunk_map') ? mutantMap(bytes, random) : bytes);
+    const harm = name.endsWith('.chunk_map') ? mutantMap : name.endsWith('.blob.data') ? spoiltData : null;
+    fs.writeFileSync(path.join(cache, name), harm === null ? bytes : harm(bytes, random));
   }
   await mountImage(rig.daemon, '/mapped', BOOTSTRAP, BLOBS, cache);
   try {
@@ -140,6 +142,15 @@ const chunkMapCase: DaemonCase = async (rig, session, random) => {
 };
 
 const MAP_HEADER_BYTES = 4096;
+
+/** Zeros where a chunk should be, as a power cut or a broken daemon leaves them. */
+function spoiltData(bytes: Buffer, random: Random): Buffer {
+  if (random.chance(50)) return bytes;
+  const from = random.below(bytes.length);
+  const spoilt = Buffer.from(bytes);
+  spoilt.subarray(from, from + random.below(SPOILT_BYTES_MAX)).fill(0);
+  return spoilt;
+}
 
 /** Header, bits, or length. */
 function mutantMap(bytes: Buffer, random: Random): Buffer {

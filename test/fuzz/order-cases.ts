@@ -19,6 +19,7 @@ const ROUNDS = 800;
 const PAUSE_STEP = 3;
 const PAUSE_START = 300;
 const SPINS_MAX = 4000;
+const CACHE_LINE_BYTES = 64;
 const MAP_HEADER_BYTES = 4096;
 
 type Order = (session: Session, rig: Rig, random: Random) => Promise<void>;
@@ -48,9 +49,12 @@ function interruptAskedFor(session: Session, random: Random): void {
     { gpa: reply, bytes: REPLY_BYTES, writable: true },
   ];
   const head = session.chain(buffers, [0, 1], false);
+  const answer = session.ram.bytes(reply, REPLY_BYTES);
   let loads = PAUSE_START;
   for (let round = 0; round < ROUNDS; round++) {
     drain(ring.callFd);
+    // Lines that the device must take over to write its answer: its store of used.idx waits behind them.
+    for (let i = 0; i < REPLY_BYTES; i += CACHE_LINE_BYTES) answer[i] = round;
     ring.setAvailable(head);
     if (ring.publish()) ring.kick();
     pause(loads + random.below(2 * PAUSE_STEP));

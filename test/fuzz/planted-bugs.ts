@@ -87,8 +87,8 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   {
     name: 'ready bit before data',
     file: 'src/storage/chunk-cache.ts',
-    find: '    for (let done = 0; done < bytes.length; ) {\n',
-    replace: '    await map.markReady(index);\n    for (let done = 0; done < bytes.length; ) {\n',
+    find: '      await this.write(offset, bytes);\n      await this.mark(map, indexes);\n',
+    replace: '      await this.mark(map, indexes);\n      await this.write(offset, bytes);\n',
   },
   {
     name: 'descriptor of a surplus message kept',
