@@ -88,6 +88,7 @@ const remount = withBody('Mount', async ({ daemon }, ask) => {
 
 const umount = send('Mount', async ({ daemon, strictUmount }, ask) => {
   const where = mountpointOf(ask);
+  daemon.demandRunning();
   try {
     await daemon.mounts.umount(where);
   } catch (error) {

@@ -18,6 +18,7 @@ import { after, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { OPS } from '../../src/fuse/opcodes.ts';
 import { FuseClient, readArgs } from '../../src/virtiofs/testing/fuse-client.ts';
+import { FailoverRig, inState, isMounted, put } from './failover-rig.ts';
 import { FaultServer } from './fault-server.ts';
 import { type ApiAnswer, FIXTURES, localfsConfig, NYDUSD, Nydusd } from './nydusd.ts';
 
@@ -458,6 +459,41 @@ describe('SIGTERM in every state ends it with 0 within 1 s', () => {
       await endsWell(daemon);
       half.destroy();
     });
+  });
+  test('INIT and READY of a successor; in INIT mounts are answered 503', async () => {
+    const rig = new FailoverRig('shared');
+    try {
+      await rig.start();
+      for (const state of ['INIT', 'READY']) {
+        const next = rig.launch(join(rig.dir, `${state}.sock`), true);
+        await inState(next, 'INIT');
+        if (state === 'INIT') {
+          const answers = [
+            await next.mount('/5', share(ROOT)),
+            await next.request('PUT', '/api/v1/mount?mountpoint=/5', JSON.stringify(share(ROOT))),
+            await umount(next, '/rafs/c/lowerdir'),
+            await next.get('/readyz'),
+          ];
+          assert.deepEqual(
+            answers.map(({ status }) => status),
+            [503, 503, 503, 503],
+          );
+          for (const answer of answers.slice(0, 3)) assert.equal(failure(answer), 'Mount(MountFilesystem(NotReady))');
+        } else {
+          rig.supervisor.sendStates();
+          await put(next, '/api/v1/daemon/fuse/takeover');
+          await inState(next, 'READY');
+        }
+        const { ms, code, signal } = await next.stop();
+        assert.deepEqual([code, signal], [0, null], next.output);
+        assert.ok(ms < 1000, `${state}: ${ms} ms`);
+        assert.equal(existsSync(next.apisock), false);
+        assert.ok(isMounted(rig.mountpoint), `${state}: it has unmounted what another serves`);
+      }
+      assert.equal((await first.info()).state, 'RUNNING');
+    } finally {
+      await rig.stop();
+    }
   });
   test('fuse, with a reader that waits for a dead registry', async () => {
     const server = await FaultServer.start(BLOBS);
