@@ -1,6 +1,7 @@
 /** Bundles the programs that run beside the daemons, as our daemon itself is bundled. */
-import { spawnSync } from 'node:child_process';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { join } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { buildSync } from 'esbuild';
 import { BACKEND_CORE } from './subjects.ts';
 import { REPOSITORY } from './tree.ts';
@@ -24,11 +25,31 @@ export function bundlePrograms(...names: readonly string[]): string {
   return OUT;
 }
 
-/** CPU microseconds per request of the row's host calls alone, one number per slice; null for rows without any. */
-export function floorOf(share: string, row: string, ms: number, slices: number): number[] | null {
-  const args = ['-c', BACKEND_CORE, process.execPath, join(OUT, 'floor.cjs'), share, row, String(ms), String(slices)];
-  const { status, stdout, stderr } = spawnSync('taskset', args, { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`floor of ${row}: ${stderr}`);
-  const results = JSON.parse(stdout) as number[];
-  return results.length === 0 ? null : results;
+/** The process that runs a row's host calls alone, on the back ends' core. */
+export class Floor {
+  private constructor(private readonly child: ChildProcessByStdio<Writable, Readable, null>) {}
+
+  /** Starts it and lets it warm up for `warmUpMs`. */
+  static async start(share: string, row: string, warmUpMs: number): Promise<Floor> {
+    const args = ['-c', BACKEND_CORE, process.execPath, join(OUT, 'floor.cjs'), share, row];
+    const floor = new Floor(spawn('taskset', args, { stdio: ['pipe', 'pipe', 'inherit'] }));
+    await floor.slice(warmUpMs);
+    return floor;
+  }
+
+  /** CPU microseconds per request. @throws Error when the process ended */
+  async slice(ms: number): Promise<number> {
+    const answer = new Promise<string>((resolve, reject) => {
+      this.child.stdout.setEncoding('utf8').once('data', resolve);
+      this.child.once('exit', (code) => reject(new Error(`the floor ended with ${code}`)));
+    });
+    this.child.stdin.write(`${ms}\n`);
+    const us = Number(await answer);
+    this.child.removeAllListeners('exit');
+    return us;
+  }
+
+  stop(): void {
+    this.child.kill('SIGKILL');
+  }
 }

@@ -19,7 +19,7 @@ import { DESC, DESC_BYTES } from '../src/vhost/split.ts';
 
 export const SLOTS = 64;
 /** Shapes of chains a slot has at most: rows of several messages. */
-export const SHAPES = 3;
+export const SHAPES = 5;
 /** Largest READ. */
 export const DATA_BYTES = 2 ** 20;
 const PAGE_BYTES = 4096;

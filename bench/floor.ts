@@ -1,6 +1,7 @@
 /**
  * The floor: a loop of a row's host calls alone, on the same files and offsets, into prefaulted pages. Started as
- * `floor.cjs SHARE ROW MS SLICES`; prints the CPU microseconds per request of each slice as JSON.
+ * `floor.cjs SHARE ROW`; for each line on stdin, which says how many milliseconds, it measures a slice and prints the CPU
+ * microseconds per request. So it takes its turn between the slices of the daemons.
  */
 import { S } from '../src/fuse/flags.ts';
 import { close, preadv2, pwritev2 } from '../src/sys/io.ts';
@@ -13,7 +14,7 @@ import { ownCpuUs } from './usage.ts';
 
 const PAGE_BYTES = 4096;
 const PATH = 0o10000000;
-const [share = '', row = '', ms = '100', slices = '5'] = process.argv.slice(2);
+const [share = '', row = ''] = process.argv.slice(2);
 
 const stat = new NativeMemory(STATX_BYTES);
 const text = new NativeMemory(64 * 1024);
@@ -49,7 +50,7 @@ function random(count: number): number {
   return (seed >>> 4) % count;
 }
 
-/** One request's calls; null for rows that have none. */
+/** One request's calls; null for rows that are answered from memory. */
 function body(): (() => void) | null {
   const [op, size = '0', unit] = row.split(' ');
   const bytes = Number(size) * (unit === 'MiB' ? 2 ** 20 : 1024);
@@ -117,15 +118,17 @@ function body(): (() => void) | null {
 }
 
 const request = body();
-const results: number[] = [];
-for (let i = 0; request !== null && i <= Number(slices); i++) {
+
+function slice(ms: number): number {
+  if (request === null) return 0;
   const from = ownCpuUs();
-  const until = performance.now() + Number(ms);
+  const until = performance.now() + ms;
   let done = 0;
   while (performance.now() < until) {
     for (let k = 0; k < 16; k++) request();
     done += 16;
   }
-  if (i > 0) results.push((ownCpuUs() - from) / done); // the first is warm-up
+  return (ownCpuUs() - from) / done;
 }
-process.stdout.write(JSON.stringify(results));
+
+process.stdin.setEncoding('utf8').on('data', (text: string) => process.stdout.write(`${slice(Number(text))}\n`));

@@ -88,6 +88,26 @@ export function closedLoop(
   return slice(taken, wallMs, used, ownUs, signals);
 }
 
+/** `count` requests, one after the other. */
+export function countedLoop(client: BenchClient, workload: Workload, count: number, pids: readonly number[]): Slice {
+  const { ring } = client;
+  const cpuFrom = pids.reduce((sum, pid) => sum + cpuUs(pid), 0);
+  const ownFrom = ownCpuUs();
+  const from = performance.now();
+  for (let i = 0; i < count; i++) {
+    const startedMs = performance.now();
+    workload.next(0);
+    ring.submit();
+    if (ring.waitUsed(STALL_MS) !== 0) throw new Error(`${workload.name}: no reply for ${STALL_MS} ms`);
+    samples[i] = performance.now() - startedMs;
+    workload.check(0);
+  }
+  const wallMs = performance.now() - from;
+  const used = pids.reduce((sum, pid) => sum + cpuUs(pid), 0) - cpuFrom;
+  client.settleForgets();
+  return slice(count, wallMs, used, ownCpuUs() - ownFrom, 0);
+}
+
 function slice(taken: number, wallMs: number, usedUs: number, ownUs: number, signals: number): Slice {
   const kept = samples.subarray(0, Math.min(taken, SAMPLES_MAX));
   return {

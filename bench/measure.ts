@@ -1,13 +1,16 @@
 /** Runs rows over all subjects, alternating, and hands the figures to the report. */
-import { bundlePrograms, floorOf } from './bundle.ts';
-import { closedLoop, openLoop, type Slice } from './loops.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { bundlePrograms, Floor } from './bundle.ts';
+import { closedLoop, countedLoop, openLoop, type Slice } from './loops.ts';
+import { FIRST_REQUESTS, firstWorkload } from './mixed.ts';
 import { type Load, loadName, type Options } from './options.ts';
-import { type Figures, report } from './report.ts';
+import { type Figures, type Idle, report } from './report.ts';
 import { type Row, rows, type Workload } from './rows.ts';
 import { programOf, type Subject, type SubjectName, startSubject } from './subjects.ts';
 import { BIG_BYTES, makeTree, type Tree } from './tree.ts';
+import { cpuUs } from './usage.ts';
 
-const SUBJECTS: readonly SubjectName[] = ['ours', 'nydusd', 'virtiofsd', 'virtiofsd-c', 'null'];
+const SUBJECTS: readonly SubjectName[] = ['ours', 'ours-quiet', 'nydusd', 'virtiofsd', 'virtiofsd-c', 'null'];
 /** Descriptors every peer may hold where the hard limit is low: the rest of the limit is for its own. */
 const LARGE_SHARE_MAX = 8000;
 const LARGE_IMAGE = 100_000;
@@ -15,7 +18,14 @@ const LARGE_IMAGE = 100_000;
 const OPEN_ROWS = ['GETATTR', 'LOOKUP+FORGET', 'READ 4 KiB', 'READ 128 KiB'];
 /** Before the first slice of a row: a compiler that works while the row runs has seen it by then. */
 const WARM_ROW_MS = 300;
-const OPEN_SLICE_MS = 500;
+/** 1,500 requests at the lower rate: below that, a 99th percentile is noise. */
+const OPEN_SLICE_MS = 1500;
+/** What the bars of open loops compare. */
+const OPEN_SUBJECTS: readonly SubjectName[] = ['ours', 'ours-quiet', 'nydusd', 'virtiofsd'];
+/** Idle: from this long after the last request, over this long. */
+const IDLE_AFTER_MS = 1000;
+const IDLE_MS = 10_000;
+const IDLE_QUICK_MS = 2000;
 /** nydusd now and then misses the kick of INIT. */
 const STARTS_MAX = 3;
 
@@ -24,6 +34,7 @@ export async function measureRows(options: Options): Promise<void> {
   bundlePrograms('null-device', 'floor');
   const subjects = await startAll(options, tree);
   const figures: Figures[] = [];
+  const idle: Idle[] = [];
   try {
     for (const subject of subjects) warmUp(subject, options);
     for (const fs of options.fs) {
@@ -31,22 +42,64 @@ export async function measureRows(options: Options): Promise<void> {
         if (!wanted(row, fs, options)) continue;
         for (const load of options.loads) {
           if (load.kind === 'open' && !OPEN_ROWS.includes(row.name)) continue;
-          const measured = measureRow(row, fs, load, subjects, options);
-          if (load.kind === 'closed' && load.depth > 1) measured.floorUs = floor(row, fs, tree, options);
+          const measured = await measureRow(row, fs, load, subjects, tree, options);
           figures.push(measured);
           report.line(measured);
         }
       }
     }
+    idle.push(...(await measureIdle(subjects, options.quick ? IDLE_QUICK_MS : IDLE_MS)));
   } finally {
     for (const subject of subjects) subject.stop();
   }
-  report.finish(figures, subjects, options.record);
+  report.finish(figures, idle, await measureFirst(options, tree), subjects, options.record);
+}
+
+/** CPU of every back end while nobody asks anything. */
+async function measureIdle(subjects: readonly Subject[], ms: number): Promise<Idle[]> {
+  const cpu = (subject: Subject): number => subject.pids.reduce((sum, pid) => sum + cpuUs(pid), 0);
+  await sleep(IDLE_AFTER_MS);
+  const before = subjects.map(cpu);
+  await sleep(ms);
+  return subjects.map((subject, i) => ({ subject: subject.name, cpuMs: (cpu(subject) - before[i]) / 1000, ms }));
+}
+
+/** The first requests of fresh daemons, one after the other: what a starting pod meets. */
+async function measureFirst(options: Options, tree: Tree): Promise<Figures[]> {
+  const names = wantedSubjects(options).filter((name) => name !== 'null' && name !== 'ours-quiet');
+  const all: Figures[] = [];
+  for (const fs of options.fs) {
+    const slices: Partial<Record<SubjectName, Slice[]>> = {};
+    for (let round = 0; round < (options.quick ? 1 : options.alternations); round++) {
+      for (const name of round % 2 === 0 ? names : [...names].reverse()) {
+        const program = programOf(name);
+        if (program === null) continue;
+        const subject = await startWithin(STARTS_MAX, name, program, tree);
+        try {
+          const root = subject[fs];
+          if (root === null) continue;
+          const workload = firstWorkload(subject.client, root);
+          workload.prepare();
+          slices[name] = [...(slices[name] ?? []), countedLoop(subject.client, workload, FIRST_REQUESTS, subject.pids)];
+        } finally {
+          subject.stop();
+        }
+      }
+    }
+    const figures = { fs, row: `first ${FIRST_REQUESTS} mixed`, load: 'depth 1', slices, floorUs: null };
+    all.push(figures);
+    report.line(figures);
+  }
+  return all;
+}
+
+function wantedSubjects(options: Options): readonly SubjectName[] {
+  return options.subjects ?? SUBJECTS;
 }
 
 async function startAll(options: Options, tree: Tree): Promise<Subject[]> {
   const subjects: Subject[] = [];
-  for (const name of options.subjects ?? SUBJECTS) {
+  for (const name of wantedSubjects(options)) {
     const program = programOf(name);
     if (program === null) {
       process.stderr.write(`bench: ${name} is not installed (npm run bench:peers): its bars count as not met\n`);
@@ -70,12 +123,6 @@ async function startWithin(tries: number, name: SubjectName, program: string, tr
     process.stderr.write(`bench: ${error instanceof Error ? error.message : error}; once more\n`);
     return startWithin(tries - 1, name, program, tree);
   }
-}
-
-/** Image rows have a floor only where bytes are read: everything else is answered from memory. */
-function floor(row: Row, fs: 'share' | 'image', tree: Tree, options: Options): number[] | null {
-  if (fs === 'image' && !row.name.startsWith('READ ')) return null;
-  return floorOf(tree.share, row.name, options.sliceMs, options.alternations);
 }
 
 function wanted(row: Row, fs: string, options: Options): boolean {
@@ -102,8 +149,16 @@ function warmUp(subject: Subject, options: Options): void {
   }
 }
 
-function measureRow(row: Row, fs: 'share' | 'image', load: Load, all: readonly Subject[], options: Options): Figures {
-  const subjects = all.filter((subject) => subject[fs] !== null);
+async function measureRow(
+  row: Row,
+  fs: 'share' | 'image',
+  load: Load,
+  all: readonly Subject[],
+  tree: Tree,
+  options: Options,
+): Promise<Figures> {
+  const isIn = (name: SubjectName) => (load.kind === 'open' ? OPEN_SUBJECTS.includes(name) : name !== 'ours-quiet');
+  const subjects = all.filter((subject) => subject[fs] !== null && isIn(subject.name));
   const slices: Partial<Record<SubjectName, Slice[]>> = {};
   const workloads = new Map<Subject, Workload>();
   for (const subject of subjects) {
@@ -113,17 +168,27 @@ function measureRow(row: Row, fs: 'share' | 'image', load: Load, all: readonly S
     slices[subject.name] = [];
     run(subject, workload, load, Math.max(options.sliceMs, WARM_ROW_MS));
   }
+  const floorUs: number[] = [];
+  const floor = load.kind === 'closed' ? await startFloor(row, fs, tree) : null;
   for (let round = 0; round < options.alternations; round++) {
     // Every other round backwards: what drifts over a round meets each subject at both ends.
     const order = round % 2 === 0 ? subjects : [...subjects].reverse();
     for (const subject of order) {
       slices[subject.name]!.push(run(subject, workloads.get(subject)!, load, options.sliceMs));
     }
+    if (floor !== null) floorUs.push(await floor.slice(options.sliceMs));
   }
   for (const workload of workloads.values()) {
     workload.finish();
   }
-  return { fs, row: row.name, load: loadName(load), slices, floorUs: null };
+  floor?.stop();
+  return { fs, row: row.name, load: loadName(load), slices, floorUs: floor === null ? null : floorUs };
+}
+
+/** Of an image only READ needs the host; everything else is answered from memory, its floor is 0. */
+function startFloor(row: Row, fs: 'share' | 'image', tree: Tree): Promise<Floor> {
+  const isFromMemory = fs === 'image' && !row.name.startsWith('READ ');
+  return Floor.start(tree.share, isFromMemory ? 'none' : row.name, WARM_ROW_MS);
 }
 
 function run(subject: Subject, workload: Workload, load: Load, ms: number): Slice {

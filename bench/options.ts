@@ -14,6 +14,7 @@ export interface Options {
   fs: ('share' | 'image')[];
   /** Names of rows, or beginnings with a star; empty: all. */
   rows: string[];
+  quick: boolean;
   /** Write RESULTS.md and the JSON beside it. */
   record: boolean;
 }
@@ -65,6 +66,7 @@ export function parseOptions(argv: readonly string[]): Options {
     subjects: values.subject.length > 0 ? (split(values.subject) as SubjectName[]) : null,
     fs: fs.map((name) => (name === 'share' || name === 'image' ? name : fail(`--fs ${name}: share or image`))),
     rows: rows.length > 0 || !values.quick ? rows : QUICK_ROWS,
+    quick: values.quick,
     record: values.record,
   };
 }

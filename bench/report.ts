@@ -1,12 +1,9 @@
-/** The table in the terminal, the JSON, and bench/RESULTS.md. */
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { cpus, release } from 'node:os';
-import { join } from 'node:path';
+/** The table of the rows: a line as soon as it is measured, and at the end the outcome. */
 import type { Slice } from './loops.ts';
+import { publish } from './record.ts';
+import { rowBars } from './row-bars.ts';
 import type { Subject, SubjectName } from './subjects.ts';
-import { median, ratioOf, spread, verdict } from './summary.ts';
-import { REPOSITORY } from './tree.ts';
+import { median, type Ratio, ratioOf, spread, verdict } from './summary.ts';
 
 /** All slices of one row under one load, in the order of alternation. */
 export interface Figures {
@@ -14,39 +11,56 @@ export interface Figures {
   row: string;
   load: string;
   slices: Partial<Record<SubjectName, Slice[]>>;
-  /** CPU of the host calls alone. */
+  /** CPU of the host calls alone, one number per round; null for open loops. */
   floorUs: number[] | null;
 }
 
+/** CPU of a back end that nobody asks anything. */
+export interface Idle {
+  subject: SubjectName;
+  cpuMs: number;
+  ms: number;
+}
+
+export type Metric = 'cpuUs' | 'p50Us' | 'p99Us';
+
 const PEERS: readonly SubjectName[] = ['nydusd', 'virtiofsd'];
 const CLIENT_BOUND = 0.8;
-/** Of the start: somebody may commit while the rows run. */
-const REVISION = revision();
 
-const of = (slices: readonly Slice[], what: 'cpuUs' | 'p50Us' | 'p99Us' | 'clientBusy'): number[] =>
+export const of = (slices: readonly Slice[], what: Metric | 'clientBusy'): number[] =>
   slices.map((slice) => slice[what]);
 
 /** What the bars look at: latency at depth 1 and under open loops, CPU at depth 32. */
-export function metricOf(load: string): 'cpuUs' | 'p50Us' | 'p99Us' {
+export function metricOf(load: string): Metric {
   if (load === 'depth 1') return 'p50Us';
   return load === 'depth 32' ? 'cpuUs' : 'p99Us';
 }
 
-/** Ours against the better peer by `metric`; null without a peer. */
-export function against({ slices }: Figures, metric: 'cpuUs' | 'p50Us' | 'p99Us') {
-  const ours = slices.ours;
-  const peers = PEERS.filter((name) => slices[name] !== undefined);
-  if (ours === undefined || peers.length === 0) return null;
-  const better = peers.reduce((a, b) => (median(of(slices[b]!, metric)) < median(of(slices[a]!, metric)) ? b : a));
-  const ratio = ratioOf(of(ours, metric), of(slices[better]!, metric));
-  return { better, ...ratio, verdict: verdict(ratio) };
+export interface Against extends Ratio {
+  better: SubjectName;
+  verdict: ReturnType<typeof verdict>;
 }
 
+/** Ours against the better of `peers` by `metric`; null when one side was not measured. */
+export function against({ slices }: Figures, metric: Metric, peers: readonly SubjectName[] = PEERS): Against | null {
+  const { ours } = slices;
+  const measured = peers.flatMap((name) =>
+    slices[name] === undefined ? [] : [{ name, values: of(slices[name], metric) }],
+  );
+  if (ours === undefined || measured.length === 0) return null;
+  const better = measured.reduce((a, b) => (median(b.values) < median(a.values) ? b : a));
+  const ratio = ratioOf(of(ours, metric), better.values);
+  return { better: better.name, ...ratio, verdict: verdict(ratio) };
+}
+
+/** `*n`: the client was busy most of the time, and got one interrupt for n requests. */
 function cell(slices: readonly Slice[] | undefined): string {
   if (slices === undefined) return '–';
-  const cpu = median(of(slices, 'cpuUs'));
-  const busy = median(of(slices, 'clientBusy')) > CLIENT_BOUND ? '*' : '';
-  return `${short(cpu)}±${short(spread(of(slices, 'cpuUs')))} · ${short(median(of(slices, 'p50Us')))} · ${short(median(of(slices, 'p99Us')))}${busy}`;
+  const cpu = of(slices, 'cpuUs');
+  const requests = slices.reduce((sum, slice) => sum + slice.requests, 0);
+  const signals = slices.reduce((sum, slice) => sum + slice.signals, 0);
+  const busy = median(of(slices, 'clientBusy')) > CLIENT_BOUND && signals > 0 ? ` *${short(requests / signals)}` : '';
+  return `${short(median(cpu))}±${short(spread(cpu))} · ${short(median(of(slices, 'p50Us')))} · ${short(median(of(slices, 'p99Us')))}${busy}`;
 }
 
 function short(value: number): string {
@@ -54,14 +68,13 @@ function short(value: number): string {
 }
 
 function ratioText(figures: Figures): string {
-  const metric = metricOf(figures.load);
-  const got = against(figures, metric);
+  const got = against(figures, metricOf(figures.load));
   return got === null ? '–' : `${got.ratio.toFixed(2)}±${got.spread.toFixed(2)} ${got.better} ${got.verdict}`;
 }
 
-function titles(): SubjectName[] {
-  return ['ours', 'nydusd', 'virtiofsd', 'virtiofsd-c', 'null'];
-}
+const COLUMNS: readonly SubjectName[] = ['ours', 'ours-quiet', 'nydusd', 'virtiofsd', 'virtiofsd-c', 'null'];
+const HEADINGS = ['files', 'row', 'load', 'ours / better peer', ...COLUMNS, 'floor'];
+const WIDTHS = [6, 24, 10, 28, 24, 24, 24, 24, 24, 24];
 
 function cells(figures: Figures): string[] {
   return [
@@ -69,54 +82,41 @@ function cells(figures: Figures): string[] {
     figures.row,
     figures.load,
     ratioText(figures),
-    ...titles().map((name) => cell(figures.slices[name])),
+    ...COLUMNS.map((name) => cell(figures.slices[name])),
     figures.floorUs === null ? '–' : short(median(figures.floorUs)),
   ];
 }
 
-const HEADINGS = ['files', 'row', 'load', 'ours / better peer', ...titles(), 'floor'];
-const WIDTHS = [6, 24, 10, 28, 24, 24, 24, 24, 24];
-
 export const report = {
   line(figures: Figures): void {
     const text = cells(figures)
-      .map((value, i) => value.padEnd(WIDTHS[i]))
+      .map((value, i) => value.padEnd(WIDTHS[i] ?? 0))
       .join(' ');
     process.stdout.write(`${text.trimEnd()}\n`);
   },
 
-  /** Writes the JSON, and the checked-in table when `record`. */
-  finish(figures: readonly Figures[], subjects: readonly Subject[], record: boolean): void {
-    const about = {
-      revision: REVISION,
-      time: new Date().toISOString(),
-      machine: `${cpus()[0]?.model ?? '?'}, ${cpus().length} CPUs, Linux ${release()}, Node ${process.version}`,
-      subjects: Object.fromEntries(subjects.map(({ name, version }) => [name, version])),
-    };
-    const home = join(REPOSITORY, '.cache', 'bench');
-    mkdirSync(home, { recursive: true });
-    writeFileSync(join(home, 'results.json'), JSON.stringify({ about, figures }, null, 1));
-    if (!record) return;
-    const table = [HEADINGS, HEADINGS.map(() => '---'), ...figures.map(cells)];
-    const markdown = table.map((row) => `| ${row.join(' | ')} |`).join('\n');
-    const head = readFileSync(join(REPOSITORY, 'bench', 'RESULTS.md'), 'utf8').split(MARK)[0];
-    const facts = `Revision ${about.revision}, ${about.time.slice(0, 10)}; ${about.machine}; ${Object.entries(
-      about.subjects,
-    )
-      .filter(([, version]) => version !== '')
-      .map(([name, version]) => `${name} ${version}`)
-      .join(', ')}.`;
-    writeFileSync(join(REPOSITORY, 'bench', 'RESULTS.md'), `${head}${MARK}\n\n${facts}\n\n${markdown}\n`);
+  /** @param first the first requests of fresh daemons */
+  finish(
+    figures: readonly Figures[],
+    idle: readonly Idle[],
+    first: readonly Figures[],
+    subjects: readonly Subject[],
+    record: boolean,
+  ): void {
+    // Columns nobody was measured in say nothing.
+    const rows = [...figures, ...first].map(cells);
+    const used = HEADINGS.map((_, i) => i < 4 || rows.some((row) => row[i] !== '–'));
+    const kept = (row: readonly string[]): string[] => row.filter((_, i) => used[i]);
+    publish(
+      {
+        name: 'rows',
+        headings: kept(HEADINGS),
+        rows: rows.map(kept),
+        bars: rowBars(figures, idle),
+        versions: Object.fromEntries(subjects.map(({ name, version }) => [name, version])),
+        figures: { rows: figures, first, idle },
+      },
+      record,
+    );
   },
 };
-
-/** Text above is written by hand, below by `npm run bench -- --record`. */
-const MARK = '<!-- rows -->';
-
-function revision(): string {
-  try {
-    return execFileSync('git', ['describe', '--always', '--dirty'], { cwd: REPOSITORY, encoding: 'utf8' }).trim();
-  } catch {
-    return 'unknown';
-  }
-}

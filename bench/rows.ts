@@ -15,9 +15,9 @@ import {
   WRITE_BYTES,
 } from './tree.ts';
 
-const NAME_BYTES = fileName(0).length + 1;
-const ENTRY_BYTES = 128;
-const ATTR_BYTES = 104;
+export const NAME_BYTES = fileName(0).length + 1;
+export const ENTRY_BYTES = 128;
+export const ATTR_BYTES = 104;
 const O_RDONLY = 0;
 const O_WRONLY = 1;
 const O_RDWR = 2;
@@ -25,7 +25,7 @@ const O_CREAT = 0o100;
 const O_EXCL = 0o200;
 const S_IFREG = 0o100644;
 /** Words of an entry_out: attributes at 10, their size at 2. */
-const ENTRY_SIZE_WORD = 12;
+export const ENTRY_SIZE_WORD = 12;
 const ATTR_SIZE_WORD = 6;
 
 /** What a row asks of a file system; one instance per subject. `next` and `check` allocate nothing. */
@@ -308,7 +308,7 @@ class Read extends Workload {
 }
 
 /** read_in and write_in but for the offset. */
-function putIo(client: BenchClient, slot: number, fh: Node, bytes: number): void {
+export function putIo(client: BenchClient, slot: number, fh: Node, bytes: number): void {
   const args = client.args[slot];
   client.u32.fill(0, args, args + 10);
   client.u32[args] = fh.low;

@@ -1,6 +1,6 @@
 /** What is measured: our built daemon as users start it, its peers, each on core 1. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
@@ -11,7 +11,8 @@ import { REPOSITORY, type Tree } from './tree.ts';
 export const BACKEND_CORE = '1';
 const START_MS_MAX = 20_000;
 
-export type SubjectName = 'ours' | 'nydusd' | 'virtiofsd' | 'virtiofsd-c' | 'null';
+/** `ours-quiet`: our daemon where one CPU is online, as it sees it, so that it does not poll. */
+export type SubjectName = 'ours' | 'ours-quiet' | 'nydusd' | 'virtiofsd' | 'virtiofsd-c' | 'null';
 
 export interface Subject {
   name: SubjectName;
@@ -38,7 +39,7 @@ const C_VIRTIOFSD = '/usr/lib/qemu/virtiofsd';
 
 /** Program of each subject, null where it is missing. */
 export function programOf(name: SubjectName): string | null {
-  if (name === 'ours') return join(REPOSITORY, 'bin', 'nydusd');
+  if (name === 'ours' || name === 'ours-quiet') return join(REPOSITORY, 'bin', 'nydusd');
   if (name === 'nydusd') return findProgram('nydusd', 'NYDUSD');
   if (name === 'virtiofsd') return findProgram('virtiofsd', 'VIRTIOFSD');
   if (name === 'virtiofsd-c') return existsSync(C_VIRTIOFSD) ? C_VIRTIOFSD : null;
@@ -50,15 +51,24 @@ export function versionOf(program: string): string {
   return (`${stdout}${stderr}`.trim().split('\n')[0] ?? '').replace(/^.*Version:\s*/, '').trim();
 }
 
-const pinned = (program: string, args: readonly string[]): ChildProcess =>
-  spawn('taskset', ['-c', BACKEND_CORE, program, ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
+/** Hides the second CPU from what follows, in a mount namespace: $1 is a file that says `0`. */
+const ONE_CPU = 'mount --bind "$1" /sys/devices/system/cpu/online && shift && exec "$@"';
+
+function pinned(name: SubjectName, dir: string, program: string, args: readonly string[]): ChildProcess {
+  const command = ['taskset', '-c', BACKEND_CORE, program, ...args];
+  if (name === 'ours-quiet') {
+    writeFileSync(join(dir, 'online'), '0\n');
+    command.unshift('unshare', '--mount', 'sh', '-c', ONE_CPU, 'sh', join(dir, 'online'));
+  }
+  return spawn(command[0] as string, command.slice(1), { stdio: ['ignore', 'ignore', 'pipe'] });
+}
 
 /** Starts `name` on the tree and connects to it. @throws when it does not come up; its messages are part of the text */
 export async function startSubject(name: SubjectName, program: string, tree: Tree): Promise<Subject> {
   const dir = mkdtempSync(join(tmpdir(), 'bench-'));
   const sock = join(dir, 'fs.sock');
   const api = join(dir, 'api.sock');
-  const child = pinned(program, argvOf(name, sock, api, tree));
+  const child = pinned(name, dir, program, argvOf(name, sock, api, tree));
   let said = '';
   child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     said = (said + text).slice(-4000);
@@ -68,7 +78,7 @@ export async function startSubject(name: SubjectName, program: string, tree: Tre
     rmSync(dir, { recursive: true, force: true });
   };
   try {
-    const daemon = name === 'ours' || name === 'nydusd';
+    const daemon = name === 'ours' || name === 'ours-quiet' || name === 'nydusd';
     await until(() => existsSync(sock) && (!daemon || existsSync(api)), child);
     if (daemon) await mountBoth(api, dir, tree);
     const client = new BenchClient(sock);
@@ -95,6 +105,7 @@ export async function startSubject(name: SubjectName, program: string, tree: Tre
 function argvOf(name: SubjectName, sock: string, api: string, tree: Tree): string[] {
   switch (name) {
     case 'ours':
+    case 'ours-quiet':
       return ['virtiofs', '--sock', sock, '--apisock', api];
     case 'nydusd':
       return ['virtiofs', '--rlimit-nofile', '0', '--log-level', 'warn', '--sock', sock, '--apisock', api];
