@@ -3,26 +3,17 @@
  * the peer's, over /dev/fuse, its cache empty, its blob behind `blob-server.ts`. Ours and nydusd in turn, both cores.
  */
 import { execFileSync, spawn } from 'node:child_process';
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BlobServer, BYTES_PER_SECOND, type Counted } from './blob-server.ts';
 import { bundlePrograms } from './bundle.ts';
 import { coldStartBars, headings, resultRows } from './coldstart-report.ts';
 import { type DaemonName, daemonProgram, Mounted } from './mount.ts';
+import { type PeerImage, peerImage } from './peer-image.ts';
 import { aligned, publish } from './record.ts';
 import { benchRoot, ROOT_HOME } from './root.ts';
-import { findProgram, versionOf } from './subjects.ts';
+import { versionOf } from './subjects.ts';
 import { REPOSITORY } from './tree.ts';
 
 export type ProgramName = 'python3' | '60 files';
@@ -73,14 +64,6 @@ const WHOLE_MS_MAX = 60_000;
 const PROGRAM_MS_MAX = 60_000;
 const PYTHON = ['/usr/bin/python3', '-c', 'import ssl, json, asyncio, sqlite3; print(1, flush=True)'];
 
-/** An image of the peer's nydus-image. */
-interface Image {
-  bootstrap: string;
-  blobDir: string;
-  blobBytes: number;
-  chunkCount: number;
-}
-
 /** @throws Error when the peer's nydus-image or the packages of the root are missing, or a program fails */
 export async function measureColdStart(options: { quick: boolean; record: boolean }): Promise<void> {
   const root = benchRoot();
@@ -89,11 +72,11 @@ export async function measureColdStart(options: { quick: boolean; record: boolea
     '60 files': checkedInFiles(),
   };
   const serverProgram = join(bundlePrograms('blob-server'), 'blob-server.cjs');
-  const plain = image(root.path, 'plain', null);
+  const plain = peerImage(root.path, 'plain', null);
   const measured: Measured[] = [];
   const lines = LINES.filter(({ daemon }) => daemonProgram(daemon) !== null);
   for (const program of ['python3', '60 files'] as const) {
-    const tabled = image(root.path, `table-${program.replace(' ', '-')}`, lists[program]);
+    const tabled = peerImage(root.path, `table-${program.replace(' ', '-')}`, lists[program]);
     const mine = lines.map((line): Measured => ({ program, line, starts: [] }));
     for (let round = 0; round < (options.quick ? ROUNDS_QUICK : ROUNDS); round++) {
       for (const one of round % 2 === 0 ? mine : [...mine].reverse()) {
@@ -126,7 +109,7 @@ export async function measureColdStart(options: { quick: boolean; record: boolea
 
 async function coldStart(
   { program, line }: Measured,
-  from: Image,
+  from: PeerImage,
   serverProgram: string,
   list: readonly string[],
 ): Promise<Start> {
@@ -157,7 +140,7 @@ async function coldStart(
   }
 }
 
-async function complete(mounted: Mounted, { chunkCount }: Image): Promise<void> {
+async function complete(mounted: Mounted, { chunkCount }: PeerImage): Promise<void> {
   const until = performance.now() + WHOLE_MS_MAX;
   while (!mounted.isComplete(chunkCount)) {
     if (performance.now() > until) throw new Error(`the image is not cached after ${WHOLE_MS_MAX} ms`);
@@ -212,54 +195,4 @@ function pythonFiles(root: string): string[] {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-}
-
-/** Made once by the peer's nydus-image; with `files`, they form its prefetch table and come first in the blob. */
-function image(root: string, name: string, files: readonly string[] | null): Image {
-  const home = join(ROOT_HOME, name);
-  if (!existsSync(home)) {
-    const program = findProgram('nydus-image', 'NYDUS_IMAGE');
-    if (program === null) throw new Error('nydus-image of the peer is missing: npm run bench:peers');
-    const partial = `${home}.partial`;
-    rmSync(partial, { recursive: true, force: true });
-    mkdirSync(join(partial, 'blobs'), { recursive: true });
-    const policy = files === null ? [] : ['--prefetch-policy', 'fs'];
-    const options = [
-      'create',
-      '-t',
-      'dir-rafs',
-      '-v',
-      '6',
-      '--compressor',
-      'zstd',
-      '--chunk-size',
-      '0x100000',
-      ...policy,
-    ];
-    const out = ['-B', join(partial, 'boot'), '-D', join(partial, 'blobs'), '-J', join(partial, 'report.json')];
-    execFileSync(program, [...options, ...out, root], {
-      input: files === null ? '' : `${files.join('\n')}\n`,
-      stdio: ['pipe', 'ignore', 'pipe'],
-    });
-    const [blob] = readdirSync(join(partial, 'blobs'));
-    if (blob === undefined) throw new Error(`${program} made no blob`);
-    writeFileSync(join(partial, 'chunks'), `${chunkCountOf(program, join(partial, 'boot'))}`);
-    renameSync(partial, home);
-  }
-  const blobDir = join(home, 'blobs');
-  const blobBytes = readdirSync(blobDir).reduce((sum, id) => sum + statSync(join(blobDir, id)).size, 0);
-  return {
-    bootstrap: join(home, 'boot'),
-    blobDir,
-    blobBytes,
-    chunkCount: Number(readFileSync(join(home, 'chunks'), 'utf8')),
-  };
-}
-
-/** As the peer's `nydus-image check` prints it. */
-function chunkCountOf(program: string, bootstrap: string): number {
-  const said = execFileSync(program, ['check', '-B', bootstrap], { encoding: 'utf8' });
-  const count = /chunks: (0x[0-9a-f]+)/.exec(said)?.[1];
-  if (count === undefined) throw new Error(`no chunk count in: ${said}`);
-  return Number(count);
 }

@@ -30,7 +30,7 @@ function onCore(): never | undefined {
 /** Each takes the rest of the command line. Rows and process have a core for the client; the others use all. */
 const COMMANDS: Record<string, { pinned: boolean; run: (argv: readonly string[]) => Promise<void> }> = {
   rows: { pinned: true, run: (argv) => measureRows(parseOptions(argv)) },
-  process: { pinned: true, run: () => measureProcesses() },
+  process: { pinned: true, run: (argv) => measureProcesses(parseCommon(argv)) },
   build: { pinned: false, run: (argv) => measureBuild(parseCommon(argv)) },
   coldstart: { pinned: false, run: (argv) => measureColdStart(parseCommon(argv)) },
 };

@@ -143,10 +143,16 @@ async function mountBoth(api: string, dir: string, tree: Tree): Promise<void> {
   await settled(() => state(api));
   const work = join(dir, 'cache');
   mkdirSync(work);
+  await post(api, 'share', { fs_type: 'passthrough_fs', source: tree.share, config: '' });
+  await mountAt(api, 'image', tree.bootstrap, tree.blobs, work);
+}
+
+/** Mounts an image at /`at` of a running daemon, its blobs in a directory. @throws Error with the daemon's answer */
+export async function mountAt(api: string, at: string, bootstrap: string, blobs: string, work: string): Promise<void> {
   const config = {
     device: {
       id: 'bench',
-      backend: { type: 'localfs', config: { dir: tree.blobs } },
+      backend: { type: 'localfs', config: { dir: blobs } },
       cache: { type: 'blobcache', config: { work_dir: work } },
     },
     mode: 'direct',
@@ -154,8 +160,7 @@ async function mountBoth(api: string, dir: string, tree: Tree): Promise<void> {
     enable_xattr: true,
     fs_prefetch: { enable: false },
   };
-  await post(api, 'share', { fs_type: 'passthrough_fs', source: tree.share, config: '' });
-  await post(api, 'image', { fs_type: 'rafs', source: tree.bootstrap, config: JSON.stringify(config) });
+  await post(api, at, { fs_type: 'rafs', source: bootstrap, config: JSON.stringify(config) });
 }
 
 async function settled(running: () => Promise<boolean>): Promise<void> {
