@@ -147,6 +147,7 @@ describe('a host with everything', () => {
     assert.equal(valueAt(snapshotter, '', 'root'), '"/var/lib/containerd-nydus"');
     assert.equal(valueAt(snapshotter, 'daemon', 'fs_driver'), '"fusedev"');
     assert.equal(valueAt(snapshotter, 'snapshot', 'enable_nydus_overlayfs'), 'true');
+    assert.equal(valueAt(snapshotter, 'daemon', 'recover_policy'), '"failover"');
     JSON.parse(text('/etc/nydus/nydusd-config.json'));
     assert.match(text('/etc/systemd/system/nydusd@.service'), /^ExecStart=\/opt\/nydusd-ts\/bin\/nydusd fuse /m);
   });
