@@ -184,6 +184,28 @@ describe('through the daemon', () => {
     assert.ok((await readImage(boot, config)).manifest.size > 200);
   });
 
+  test('the digest tree of v5 is checked as it is walked, not at mount', async () => {
+    const image = new Damaged(V5);
+    image.boot[image.record('/sizes/text-65537').offset] ^= 1;
+    await mount('/tree', image);
+    assert.equal(typeof client.walk('/tree/links/soft'), 'bigint');
+    const from = daemon.output.length;
+    assert.throws(() => client.walk('/tree/sizes/text-65537'), /-5/);
+    for (let tries = 0; tries < 100 && !daemon.output.slice(from).includes('byte '); tries++) await sleep(20);
+    assert.match(daemon.output.slice(from), /byte \d+: digest of what it holds/);
+  });
+
+  test('tarfs mounts with one warning, and says in its metrics that nothing vouches for it', async () => {
+    const from = daemon.output.length;
+    await mount('/tar', new Damaged('tarfs-v6'));
+    await mount('/not-tar', new Damaged(V6));
+    assert.ok(clientManifest(client, '/tar').size > 200);
+    assert.equal(daemon.output.slice(from).match(/served unverified/g)?.length, 1);
+    const unverified = async (id: string) =>
+      (JSON.parse((await daemon.get(`/api/v1/metrics/blobcache?id=${id}`)).text) as { unverified: boolean }).unverified;
+    assert.deepEqual([await unverified('/tar'), await unverified('/not-tar')], [true, false]);
+  });
+
   test('the daemon served all this and goes on', async () => {
     await mount('/good', new Damaged(V6));
     assert.ok(clientManifest(client, '/good').size > 200);
