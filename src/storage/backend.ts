@@ -34,6 +34,8 @@ export interface Backend {
    * @throws an AppError whose `retryable` says whether another attempt makes sense; the signal's reason when aborted
    */
   read(blobId: string, offset: number, bytes: number, signal: AbortSignal, sink?: Sink): Promise<Buffer>;
+  /** What it gave was wrong: for a while the server itself is asked, not those who may stand in for it. */
+  doubt?(): void;
   /** Length of the blob in bytes. */
   size(blobId: string, signal: AbortSignal): Promise<number>;
   close(): void;

@@ -35,6 +35,8 @@ export class BlobTables {
     private readonly metaPath: string,
     private readonly locks: ChunkLocks,
     private readonly read: ReadRange,
+    /** See `BlobReads`. */
+    private readonly doubt: () => void,
     private readonly signal: AbortSignal,
   ) {}
 
@@ -63,7 +65,12 @@ export class BlobTables {
   async digestOf(chunk: number): Promise<Uint8Array | null> {
     if (!hasBlobDigests(this.info)) return null;
     if (this.digests === null) {
-      const read = (offset: number, bytes: number) => this.read(offset, bytes, this.signal);
+      // The table is one read: a second one says that the first brought something else.
+      let reads = 0;
+      const read = (offset: number, bytes: number) => {
+        if (reads++ > 0) this.doubt();
+        return this.read(offset, bytes, this.signal);
+      };
       const fetch = () => fetchBlobDigests(this.info, read);
       this.digests = fetch().catch((error: unknown) => {
         if (!['TOC', 'DECODE'].includes(codeOf(error))) throw error;
@@ -88,7 +95,12 @@ export class BlobTables {
       await sleep(LOCK_POLL_MS);
     }
     try {
-      const read = (offset: number, bytes: number) => this.read(offset, bytes, this.signal);
+      // The table is one read: a second one says that the first brought something else.
+      let reads = 0;
+      const read = (offset: number, bytes: number) => {
+        if (reads++ > 0) this.doubt();
+        return this.read(offset, bytes, this.signal);
+      };
       this.opened = await BlobMeta.open(this.info, this.metaPath, read);
       return this.opened;
     } finally {

@@ -51,6 +51,8 @@ export interface BlobReads {
   behind: ReadRange;
   /** Of the object that holds the chunk table: the blob itself, or its meta blob. */
   meta: ReadRange;
+  /** The bytes of a read were wrong: the next ones shall come from the server itself. */
+  doubt: () => void;
 }
 
 export class Blob {
@@ -90,6 +92,7 @@ export class Blob {
       files.metaPath,
       this.locks,
       reads.meta,
+      reads.doubt,
       this.closing.signal,
     );
     const decoding: Decoding = {
@@ -326,7 +329,10 @@ export class Blob {
   /** Settles every chunk of a unit that has arrived. @throws as `ChunkInstaller.install` */
   install(unit: UnitChunks, stored: Buffer, read: ReadRange, signal: AbortSignal): Promise<void> {
     const { compressedOffset, compressedSize } = unit[0].info;
-    return this.installer.install(unit, stored, () => read(compressedOffset, compressedSize, signal));
+    return this.installer.install(unit, stored, () => {
+      this.reads.doubt();
+      return read(compressedOffset, compressedSize, signal);
+    });
   }
 
   private isAnyWanted(unit: UnitChunks): boolean {

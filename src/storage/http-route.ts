@@ -14,6 +14,9 @@ import { discard, type HttpAnswer, type HttpClient, type HttpRequest } from './h
 import { MirrorHealth, ProxyHealth } from './http-health.ts';
 import type { ForwardProxy } from './http-tunnel.ts';
 
+/** Long enough for what was wrong to be fetched anew, short enough that a mirror soon helps again. */
+const DOUBT_MS = 5_000;
+
 /** Opens a client of the same settings, through a proxy or without one. */
 export type OpenClient = (proxy: ForwardProxy | null) => Promise<HttpClient>;
 
@@ -21,6 +24,7 @@ export type OpenClient = (proxy: ForwardProxy | null) => Promise<HttpClient>;
 export async function openRoutedClient(config: HttpConfig, open: OpenClient, log: Logger): Promise<HttpClient> {
   const direct = await open(null);
   const mirrors = config.mirrors.map((mirror) => new MirrorWay(mirror, direct, log));
+  let doubtedUntilMs = 0;
   let proxy: { config: ProxyConfig; opening: Promise<ProxyWay | null> } | null = null;
 
   function proxyNow(): Promise<ProxyWay | null> {
@@ -36,12 +40,17 @@ export async function openRoutedClient(config: HttpConfig, open: OpenClient, log
     bodyTimeoutMs: direct.bodyTimeoutMs,
     async send(request, signal) {
       const { purpose } = request;
-      for (const mirror of purpose === 'blob' ? mirrors : []) {
+      const isDoubted = Date.now() < doubtedUntilMs;
+      for (const mirror of purpose === 'blob' && !isDoubted ? mirrors : []) {
         const answer = await mirror.send(request, signal);
         if (answer !== null) return answer;
       }
-      const by = purpose === 'blob' || purpose === 'redirected' ? await proxyNow() : null;
+      const isForProxy = purpose === 'blob' || purpose === 'redirected';
+      const by = isForProxy && !(isDoubted && config.proxy.fallback) ? await proxyNow() : null;
       return (await by?.send(request, signal)) ?? direct.send(request, signal);
+    },
+    doubt() {
+      doubtedUntilMs = Date.now() + DOUBT_MS;
     },
     close() {
       for (const mirror of mirrors) mirror.close();

@@ -62,6 +62,8 @@ export interface HttpClient {
   /** Sends and waits for the headers. @throws HTTP_CONNECT, HTTP_TIMEOUT, or the signal's reason */
   send(request: HttpRequest, signal: AbortSignal): Promise<HttpAnswer>;
   close(): void;
+  /** See `Backend.doubt`. */
+  doubt?(): void;
   readonly bodyTimeoutMs: number;
 }
 

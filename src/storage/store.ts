@@ -194,6 +194,7 @@ export class BlobStore {
       behind: (offset, bytes, signal, sink) =>
         backend.gate.runBehind(signal, () => this.readOnce(info.id, backend, { offset, bytes, sink }, signal)),
       meta: this.reader(metaObjectId(info), backend),
+      doubt: () => void backend.opening?.then((opened) => opened.doubt?.()),
     };
     const keeper = this.keeperOf(config.cache);
     const options = { validate, amplifyIoBytes: config.amplifyIoBytes, keeper };

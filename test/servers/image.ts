@@ -15,9 +15,9 @@ export const REPO = 'team/app';
 export const BLOBS: ReadonlyMap<string, Buffer> = new Map([[INFO!.id, blobBytes(INFO!.id)]]);
 
 /** The blob as a file of `dir`, named as a registry's path ends. */
-export function putBlob(dir: string): void {
+export function putBlob(dir: string, blobs = BLOBS): void {
   mkdirSync(dir, { recursive: true });
-  for (const [id, bytes] of BLOBS) writeFileSync(join(dir, `sha256:${id}`), bytes);
+  for (const [id, bytes] of blobs) writeFileSync(join(dir, `sha256:${id}`), bytes);
 }
 
 /** A reader of that blob with a cold cache of its own. */

@@ -47,6 +47,30 @@ describe('nginx', { skip, concurrency: true }, () => {
     await registry.close();
   });
 
+  test('as mirror with other bytes: table and chunks are fetched anew from the registry itself', async () => {
+    const dir = freshDir();
+    const registry = await startRegistry(dir, 'none', REPO, BLOBS);
+    const spoilt = [...BLOBS].map(([id, bytes]): [string, Buffer] => [
+      id,
+      Buffer.from(bytes.map((byte) => byte ^ 0x5a)),
+    ]);
+    putBlob(join(dir, 'blobs'), new Map(spoilt));
+    const mirror = await RealServer.nginx(join(dir, 'mirror'), `location /v2/${REPO}/blobs/ { alias ${dir}/blobs/; }`);
+    const mirrors = [{ host: `http://${mirror.host}` }];
+    const reader = new Reader('registry', { scheme: 'http', host: registry.host, repo: REPO, mirrors });
+    await reader.read(1);
+    // The chunk table was the first to be wrong, and the registry is asked for some seconds after that.
+    const asked = lines(mirror.log(), 'sha256:');
+    assert.ok(asked > 0);
+    await sleep(5_100);
+    await reader.read(30);
+    assert.ok(lines(mirror.log(), 'sha256:') > asked);
+    assert.ok(reader.store.stats.badChunks > 0);
+    await reader.close();
+    await mirror.kill();
+    await registry.close();
+  });
+
   test('as TLS endpoint before a registry with basic authentication: private authority, strict unless told', async () => {
     const dir = freshDir();
     const registry = await startRegistry(dir, 'basic', REPO, BLOBS);

@@ -26,6 +26,7 @@ export function openHttpProxy(config: HttpProxyConfig, client: HttpClient): Back
       discard(answer);
       return contentLength(answer);
     },
+    doubt: () => client.doubt?.(),
     close: () => client.close(),
   };
 }

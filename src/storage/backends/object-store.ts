@@ -42,6 +42,7 @@ export function openObjectStore(config: ObjectStoreConfig, client: HttpClient): 
       discard(answer);
       return contentLength(answer);
     },
+    doubt: () => client.doubt?.(),
     close: () => client.close(),
   };
 }

@@ -130,6 +130,7 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
       discard(answer);
       return contentLength(answer);
     },
+    doubt: () => client.doubt?.(),
     close: () => client.close(),
   };
 }
