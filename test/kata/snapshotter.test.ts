@@ -153,6 +153,14 @@ for (const mode of ['dedicated', 'shared'] as const) {
       assert.equal(await stateOf(daemon), 'RUNNING');
       await saved();
       assert.ok(isMounted(rig.mountpoint));
+      if (mode === 'dedicated') {
+        assert.ok(existsSync(join(rig.mountpoint, 'a name that is rather long 7')));
+        const { fop_hits } = bodyOf(await asking.exchange(get('/api/v1/metrics'))) as { fop_hits: number[] };
+        assert.ok(
+          fop_hits.some((hits) => hits > 0),
+          'a mount that was taken over is not counted',
+        );
+      }
     });
   });
 }
