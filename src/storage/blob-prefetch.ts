@@ -15,10 +15,18 @@ import type { Pace } from './prefetch-pace.ts';
 import { RangeArrivals } from './range-arrivals.ts';
 import type { ChunkDigests, WantedChunk } from './types.ts';
 
-/** As long as a request of a reader's own takes at 100 MB/s and 5 ms: sooner than that, joining is better. */
-const NEAR_BYTES = 512 << 10;
-/** Part of a range that may be bytes already there, between chunks that are not. */
-const GAP_SHARE = 0.1;
+/** How ranges are made and streamed, by who goes first at the gate. */
+export interface Manner {
+  rank: 'soon' | 'behind';
+  /** Chunks are taken from the list in batches of this many stored bytes, and put in the order of their places. */
+  batchBytes: number;
+  rangeBytes: number;
+  /** Bytes nobody asked for that a range may read over at once, and as a part of a batch. */
+  gapBytes: number;
+  gapShare: number;
+  /** A reader that comes to a chunk at most this far behind the stream waits for it; another fetches for itself. */
+  nearBytes: number;
+}
 /** Chunks looked at in one turn of the event loop, about 2 ms. */
 const LOOKED_AT_PER_TURN = 512;
 
@@ -35,10 +43,11 @@ export interface Streamed {
 }
 
 export interface StreamOptions {
+  manner: Manner;
   pace: Pace;
   signal: AbortSignal;
-  /** Memory to use again, as long as the longest range, or longer. */
-  room: Buffer;
+  /** Memory to use again, as long as the longest range, or longer; null = each range has its own. */
+  room: Buffer | null;
   /** Of BATCH_BYTES. */
   batchRoom: Buffer;
 }
@@ -47,7 +56,7 @@ export class BlobPrefetch {
   constructor(private readonly blob: Blob) {}
 
   /**
-   * What of `wanted` is missing and not on its way, in ranges of up to `rangeBytes`; a chunk alone may be longer.
+   * What of `wanted` is missing and not on its way, as ranges; a chunk alone may be longer than `rangeBytes`.
    * @param wanted in the order to fetch; `all` = every chunk that can be verified
    * @param digests of the image that prefetches; not used where the image describes its chunks
    * @throws what opening the blob's tables throws, CHUNK for senseless descriptions
@@ -55,20 +64,20 @@ export class BlobPrefetch {
   async *ranges(
     wanted: Iterable<WantedChunk> | 'all',
     digests: ChunkDigests,
-    rangeBytes: number,
+    manner: Manner,
   ): AsyncGenerator<PrefetchRange> {
     let batch = new Batch();
     let looked = 0;
     for await (const [chunk, own] of this.planned(wanted, digests)) {
       if (++looked % LOOKED_AT_PER_TURN === 0) await nextTurn();
       if (!this.isFree(chunk.index) || batch.has(chunk.index)) continue;
-      if (!batch.takes(chunk, rangeBytes)) {
-        yield* this.claim(batch, rangeBytes);
+      if (!batch.takes(chunk, manner.batchBytes)) {
+        yield* this.claim(batch, manner);
         batch = new Batch();
       }
       batch.add(chunk, own);
     }
-    yield* this.claim(batch, rangeBytes);
+    yield* this.claim(batch, manner);
   }
 
   /**
@@ -97,7 +106,7 @@ export class BlobPrefetch {
     try {
       const missing = range.chunks.filter(({ index }) => locked.has(index) && this.isAbsent(index));
       const isAll = missing.length === range.chunks.length;
-      const parts = isAll ? [range] : mergeChunks(missing, range.bytes * GAP_SHARE, range.bytes);
+      const parts = isAll ? [range] : mergeChunks(missing, range.bytes * options.manner.gapShare, range.bytes);
       for (const part of parts) await this.streamPart(part, digests, options, give);
       const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
       return { bytes, requests: parts.length, isWhole: locked.size === range.chunks.length };
@@ -113,7 +122,8 @@ export class BlobPrefetch {
 
   private async streamPart(part: FetchRange, digests: ChunkDigests, options: StreamOptions, give: () => void) {
     const { blob } = this;
-    const { pace, signal } = options;
+    const { pace, signal, manner } = options;
+    const read = blob.reads[manner.rank];
     /** Chunks spoken for, not settled yet. */
     const mine = new Set<number>();
     let next = 0;
@@ -123,7 +133,7 @@ export class BlobPrefetch {
     const isAnyWanted = () => blob.pending.isAnyWanted && [...mine].some((index) => blob.pending.isWanted(index));
     const speakFor = (count: number) => {
       const { chunks, offset } = part;
-      for (; next < chunks.length && chunks[next].info.compressedOffset - offset <= count + NEAR_BYTES; next++) {
+      for (; next < chunks.length && chunks[next].info.compressedOffset - offset <= count + manner.nearBytes; next++) {
         const { index } = chunks[next];
         if (!this.isAbsent(index)) continue;
         void blob.pending.add(index, false, digests);
@@ -142,7 +152,7 @@ export class BlobPrefetch {
           const left = unit.filter(({ index }) => mine.has(index));
           if (left.length === 0) return;
           if (!(await batch.add(left[0], stored))) {
-            await blob.install(left, stored, blob.reads.behind, signal);
+            await blob.install(left, stored, read, signal);
             for (const { index } of left) mine.delete(index);
           } else if (blob.pending.isWanted(left[0].index)) {
             await batch.flush();
@@ -166,7 +176,7 @@ export class BlobPrefetch {
     );
     try {
       speakFor(0);
-      await blob.reads.behind(part.offset, part.bytes, signal, arrivals);
+      await read(part.offset, part.bytes, signal, arrivals);
     } finally {
       await arrivals.installed().finally(() => {
         for (const index of mine) blob.pending.settle(index, storageError('GIVEN_UP', { blobId: blob.info.id }));
@@ -203,9 +213,14 @@ export class BlobPrefetch {
     for (const chunk of wanted) yield [blob.check(meta, chunk), digests];
   }
 
-  private *claim(batch: Batch, rangeBytes: number): Generator<PrefetchRange> {
-    if (batch.isEmpty) return;
-    for (const range of mergeChunks(batch.chunks, rangeBytes * GAP_SHARE, rangeBytes)) {
+  /** In the order of their first chunks in the list. */
+  private *claim(batch: Batch, manner: Manner): Generator<PrefetchRange> {
+    const { batchBytes, gapShare, rangeBytes, gapBytes } = manner;
+    const places = new Map(batch.chunks.map(({ index }, place) => [index, place]));
+    const placeOf = ({ chunks }: FetchRange) => Math.min(...chunks.map(({ index }) => places.get(index) ?? 0));
+    const ranges = mergeChunks(batch.chunks, batchBytes * gapShare, rangeBytes, gapBytes);
+    const inOrder = ranges.map((range) => ({ range, place: placeOf(range) })).sort((a, b) => a.place - b.place);
+    for (const { range } of inOrder) {
       for (const { index } of range.chunks) this.blob.claimed.add(index);
       yield { range, digests: batch.digestOf };
     }

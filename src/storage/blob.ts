@@ -47,7 +47,9 @@ export interface BlobOptions {
 export interface BlobReads {
   /** With retries, for readers that wait. */
   demand: ReadRange;
-  /** One attempt, when no reader needs the place. */
+  /** One attempt, for prefetch of what readers will want within the second. */
+  soon: ReadRange;
+  /** One attempt, when nobody else needs the place. */
   behind: ReadRange;
   /** Of the object that holds the chunk table: the blob itself, or its meta blob. */
   meta: ReadRange;

@@ -106,13 +106,14 @@ export function planFetch(input: PlanInput): Plan {
 }
 
 /**
- * Joins chunks whose stored bytes are neighbours, or at most GAP_BYTES_MAX apart as long as all gaps together stay
+ * Joins chunks whose stored bytes are neighbours, or at most `gapBytesMax` apart as long as all gaps together stay
  * within `gapBudgetBytes`. A range of several chunks is at most `rangeBytesMax` long.
  */
 export function mergeChunks(
   chunks: readonly PlannedChunk[],
   gapBudgetBytes: number,
   rangeBytesMax = RANGE_BYTES_MAX,
+  gapBytesMax = GAP_BYTES_MAX,
 ): FetchRange[] {
   const sorted = [...chunks].sort(byPlace);
   const ranges: FetchRange[] = [];
@@ -124,7 +125,7 @@ export function mergeChunks(
       const gap = Math.max(0, compressedOffset - (current.offset + current.bytes));
       const bytes = compressedOffset + compressedSize - current.offset;
       const isFree = bytes <= current.bytes;
-      if (isFree || (gap <= Math.min(GAP_BYTES_MAX, budget) && bytes <= rangeBytesMax && !isFull(current))) {
+      if (isFree || (gap <= Math.min(gapBytesMax, budget) && bytes <= rangeBytesMax && !isFull(current))) {
         append(current, chunk);
         budget -= gap;
         continue;

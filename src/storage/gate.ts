@@ -1,51 +1,45 @@
 /**
  * The budget of requests to one host, and who goes first. Demand (a reader waits) takes any free place, in the order it
- * came. Work in the background takes one of its own few, only while no demand queues, and can see when to hold still.
+ * came. What readers will want within the second (traces, lists) takes up to half of them. Work in the background takes
+ * one of its own few, only while nothing else queues, and can see when to hold still.
  */
 /** Background requests at a time: one is under way while the next one's round trip passes. */
 export const BEHIND_MAX = 2;
+/** Requests at a time for what is wanted soon: half of the places stay for readers. */
+export const SOON_MAX = 6;
 /** No demand for this long counts as quiet: programs that start read, compute for some ms, and read on. */
 const QUIET_MS = 50;
+
+/** Who asks; the first of them goes first. */
+export type Rank = 'demand' | 'soon' | 'behind';
 
 interface Side {
   holders: number;
   readonly waiting: Set<() => void>;
-  hasRoom: () => boolean;
 }
 
+const newSide = (): Side => ({ holders: 0, waiting: new Set() });
+
 export class Gate {
-  private readonly demand: Side = { holders: 0, waiting: new Set(), hasRoom: () => this.hasRoom() };
-  private readonly behind: Side = {
-    holders: 0,
-    waiting: new Set(),
-    hasRoom: () => this.hasRoom() && this.demand.waiting.size === 0 && this.behind.holders < BEHIND_MAX,
-  };
+  private readonly sides: Record<Rank, Side> = { demand: newSide(), soon: newSide(), behind: newSide() };
   private quietSinceMs = -QUIET_MS;
   private restEndsMs = 0;
   private resting: NodeJS.Timeout | null = null;
 
-  /** @param limit places for demand and background together */
+  /** @param limit places for all together */
   constructor(private readonly limit: number) {}
 
-  /** Runs `work`, which a reader waits for, when there is room. @throws the signal's reason when it fires while waiting */
-  async run<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
-    await this.enter(this.demand, signal);
+  /**
+   * Runs `work` when there is room; without a rank a reader waits for it.
+   * @throws the signal's reason when it fires while waiting
+   */
+  async run<T>(signal: AbortSignal, work: () => Promise<T>, rank: Rank = 'demand'): Promise<T> {
+    await this.enter(rank, signal);
     try {
       return await work();
     } finally {
-      this.demand.holders--;
-      this.quietSinceMs = performance.now();
-      this.wakeNext();
-    }
-  }
-
-  /** Runs `work`, which nobody waits for. @throws as `run` */
-  async runBehind<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
-    await this.enter(this.behind, signal);
-    try {
-      return await work();
-    } finally {
-      this.behind.holders--;
+      this.sides[rank].holders--;
+      if (rank === 'demand') this.quietSinceMs = performance.now();
       this.wakeNext();
     }
   }
@@ -65,27 +59,32 @@ export class Gate {
 
   /** True while readers wait, or did a moment ago. */
   get isBusy(): boolean {
-    const { holders, waiting } = this.demand;
+    const { holders, waiting } = this.sides.demand;
     return holders > 0 || waiting.size > 0 || performance.now() - this.quietSinceMs < QUIET_MS;
   }
 
-  private hasRoom(): boolean {
-    return this.resting === null && this.demand.holders + this.behind.holders < this.limit;
+  private hasRoom(rank: Rank): boolean {
+    const { demand, soon, behind } = this.sides;
+    if (this.resting !== null || demand.holders + soon.holders + behind.holders >= this.limit) return false;
+    if (rank === 'demand') return true;
+    if (demand.waiting.size > 0) return false;
+    return rank === 'soon' ? soon.holders < SOON_MAX : soon.waiting.size === 0 && behind.holders < BEHIND_MAX;
   }
 
   /** Places became free, or who queued for one gave up. */
   private wakeNext(): void {
-    for (const side of [this.demand, this.behind]) {
-      for (const wake of side.waiting) {
-        if (!side.hasRoom()) break;
+    for (const [rank, { waiting }] of Object.entries(this.sides)) {
+      for (const wake of waiting) {
+        if (!this.hasRoom(rank as Rank)) break;
         wake();
       }
     }
   }
 
-  private enter(side: Side, signal: AbortSignal): Promise<void> {
+  private enter(rank: Rank, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
-    if (side.hasRoom()) {
+    const side = this.sides[rank];
+    if (this.hasRoom(rank)) {
       side.holders++;
       return Promise.resolve();
     }

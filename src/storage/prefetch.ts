@@ -1,14 +1,16 @@
 /**
- * Prefetch of one mount: a list of what to fetch is gone through in its order by one or two streams at a time, behind
- * all readers and within a bandwidth. It ends when everything is there, the disk is short, or the mount goes.
+ * Prefetch of one mount, within a bandwidth, in two stages: what readers will want at once (traces, lists) by several
+ * streams beside them, then everything else by one or two behind them. It ends when all is there, the disk is short, or
+ * the mount goes.
  */
 import { statfs } from 'node:fs/promises';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { codeOf, explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
-import type { BlobPrefetch, PrefetchRange, StreamOptions } from './blob-prefetch.ts';
+import type { BlobPrefetch, Manner, PrefetchRange, StreamOptions } from './blob-prefetch.ts';
 import { BATCH_BYTES } from './chunk-batch.ts';
-import { BEHIND_MAX } from './gate.ts';
+import { GAP_BYTES_MAX } from './fetch-plan.ts';
+import { BEHIND_MAX, SOON_MAX } from './gate.ts';
 import { Pace } from './prefetch-pace.ts';
 import type { PrefetchTarget } from './store.ts';
 import type { WantedChunk } from './types.ts';
@@ -19,8 +21,11 @@ export interface PrefetchItem {
   chunks: readonly WantedChunk[] | 'all';
 }
 
+/** Who goes first at the gate, and so which stage. */
+export type Stage = Manner['rank'];
+
 export interface PrefetchOptions {
-  /** Streams at a time; more than `BEHIND_MAX` wait for each other. */
+  /** Streams at a time; the gate lets fewer in at once. */
   threads: number;
   /** Least length of merged requests. */
   mergingBytes: number;
@@ -50,6 +55,21 @@ export interface PrefetchProgress {
  * trip passes. Streams decode what arrives, so that nobody waits for the end of a long one.
  */
 const RANGE_BYTES_MIN = 2 << 20;
+/** Of a background stream: what a request of a reader's own brings in the same time, at 100 MB/s and 5 ms. */
+const NEAR_BYTES = 512 << 10;
+/**
+ * What is wanted at once lies all over a blob: gaps are read over where a round trip costs more, up to a quarter, and a
+ * reader that comes to what is under way always waits for it.
+ */
+const SOON: Manner = {
+  rank: 'soon',
+  batchBytes: 8 << 20,
+  rangeBytes: RANGE_BYTES_MIN,
+  gapBytes: 256 << 10,
+  gapShare: 0.25,
+  nearBytes: Number.POSITIVE_INFINITY,
+};
+const STREAMS: Record<Stage, number> = { soon: SOON_MAX, behind: BEHIND_MAX };
 /** And at most this long: each stream holds as much memory. */
 const RANGE_BYTES_MAX = 8 << 20;
 /** Room that prefetch leaves on the disk of the cache: readers need it more. */
@@ -65,11 +85,21 @@ const IDLE_PASSES_MAX = 24;
 const DISK_ERROR = 'UNCACHED';
 
 type Memory = Pick<StreamOptions, 'room' | 'batchRoom'>;
+type Work = PrefetchRange & { behind: BlobPrefetch; pace: Pace };
+
+/** For readers there is nothing to give way to: they want the same. */
+const UNPACED = { isBusy: false };
+
+/** Of one stream. Ranges of what is wanted at once are short and few; the others use one room again and again. */
+function newMemory({ rank, rangeBytes }: Manner): Memory {
+  const room = rank === 'soon' ? null : Buffer.allocUnsafeSlow(rangeBytes);
+  return { room, batchRoom: Buffer.allocUnsafeSlow(BATCH_BYTES) };
+}
 
 export class Prefetch {
   readonly progress: PrefetchProgress;
   private readonly ending = new AbortController();
-  private readonly paces = new Map<unknown, Pace>();
+  private readonly paces: Record<Stage, Map<unknown, Pace>> = { soon: new Map(), behind: new Map() };
   /** Ranges of this pass that did not come, or not as a whole. */
   private left = 0;
   private lastError: unknown = null;
@@ -78,21 +108,20 @@ export class Prefetch {
 
   /**
    * Starts at once.
-   * @param items makes the list anew for every pass
+   * @param items makes the list of a stage anew for every pass
    * @param targetOf undefined for handles that are closed
    */
   constructor(
-    private readonly items: () => Iterable<PrefetchItem>,
+    private readonly items: (stage: Stage) => Iterable<PrefetchItem>,
     private readonly targetOf: (handle: number) => PrefetchTarget | undefined,
     private readonly options: PrefetchOptions,
     private readonly log: Logger,
   ) {
-    const workers = Math.max(1, Math.min(options.threads, BEHIND_MAX));
     this.progress = {
       state: 'running',
       bytes: 0,
       requests: 0,
-      workers,
+      workers: 0,
       requestMs: 0,
       beganAtMs: Date.now(),
       endedAtMs: 0,
@@ -111,7 +140,7 @@ export class Prefetch {
     for (let idle = 0; idle < IDLE_PASSES_MAX; idle++) {
       const before = this.progress.bytes;
       this.left = 0;
-      await this.pass();
+      for (const stage of ['soon', 'behind'] as const) await this.pass(stage);
       if (this.progress.state !== 'running') return;
       if (this.ending.signal.aborted) return this.end('stopped', 'its mount goes');
       if (this.left === 0)
@@ -136,33 +165,45 @@ export class Prefetch {
     else this.log.warn(`prefetch ended, ${state}: ${why}; chunks are fetched when they are read`);
   }
 
-  /** Goes once over everything. */
-  private async pass(): Promise<void> {
-    const ranges = this.ranges();
+  /** Goes once over everything of a stage. */
+  private async pass(stage: Stage): Promise<void> {
+    const manner = this.mannerOf(stage);
+    const ranges = this.ranges(manner);
+    this.progress.workers = Math.max(1, Math.min(this.options.threads, STREAMS[stage]));
     const work = async (): Promise<void> => {
-      const memory = { room: Buffer.allocUnsafeSlow(this.rangeBytes), batchRoom: Buffer.allocUnsafeSlow(BATCH_BYTES) };
+      let memory: Memory | null = null;
       for (;;) {
         const { value, done } = await ranges.next();
         if (done === true) return;
-        await this.fetch(value, memory);
+        memory ??= newMemory(manner);
+        await this.fetch(value, manner, memory);
       }
     };
     await Promise.all(Array.from({ length: this.progress.workers }, work));
   }
 
-  private get rangeBytes(): number {
-    return Math.min(RANGE_BYTES_MAX, Math.max(RANGE_BYTES_MIN, this.options.mergingBytes));
+  private mannerOf(stage: Stage): Manner {
+    if (stage === 'soon') return SOON;
+    const rangeBytes = Math.min(RANGE_BYTES_MAX, Math.max(RANGE_BYTES_MIN, this.options.mergingBytes));
+    return {
+      rank: stage,
+      batchBytes: rangeBytes,
+      rangeBytes,
+      gapBytes: GAP_BYTES_MAX,
+      gapShare: 0.1,
+      nearBytes: NEAR_BYTES,
+    };
   }
 
-  private async *ranges(): AsyncGenerator<PrefetchRange & { behind: BlobPrefetch; pace: Pace }> {
-    for (const { handle, chunks } of this.items()) {
+  private async *ranges(manner: Manner): AsyncGenerator<Work> {
+    for (const { handle, chunks } of this.items(manner.rank)) {
       await nextTurn();
       const target = this.targetOf(handle);
       if (target === undefined) continue;
-      const pace = this.paceOf(target);
+      const pace = this.paceOf(manner.rank, target);
       try {
         await pace.hold(this.ending.signal);
-        for await (const range of target.behind.ranges(chunks, target.digests, this.rangeBytes)) {
+        for await (const range of target.behind.ranges(chunks, target.digests, manner)) {
           if (this.ending.signal.aborted) return;
           yield { ...range, behind: target.behind, pace };
         }
@@ -173,7 +214,7 @@ export class Prefetch {
     }
   }
 
-  private async fetch(work: PrefetchRange & { behind: BlobPrefetch; pace: Pace }, memory: Memory): Promise<void> {
+  private async fetch(work: Work, manner: Manner, memory: Memory): Promise<void> {
     const { progress } = this;
     const { signal } = this.ending;
     const { behind, pace } = work;
@@ -181,7 +222,7 @@ export class Prefetch {
     const startedAt = performance.now();
     try {
       if (signal.aborted || !(await this.hasDisk(work.range.bytes))) return;
-      const { bytes, requests, isWhole } = await behind.stream(work, { pace, signal, ...memory });
+      const { bytes, requests, isWhole } = await behind.stream(work, { manner, pace, signal, ...memory });
       progress.bytes += bytes;
       progress.requests += requests;
       if (!isWhole) this.left++;
@@ -201,9 +242,11 @@ export class Prefetch {
     else this.log.debug(`prefetch: ${explain(error)}`);
   }
 
-  private paceOf({ gate }: PrefetchTarget): Pace {
-    const pace = this.paces.get(gate) ?? new Pace(gate, this.options.bytesPerSecond);
-    this.paces.set(gate, pace);
+  /** One for all blobs of a host, so that they share the bandwidth. */
+  private paceOf(stage: Stage, { gate }: PrefetchTarget): Pace {
+    const paces = this.paces[stage];
+    const pace = paces.get(gate) ?? new Pace(stage === 'behind' ? gate : UNPACED, this.options.bytesPerSecond);
+    paces.set(gate, pace);
     return pace;
   }
 

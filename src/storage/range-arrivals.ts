@@ -32,9 +32,9 @@ export class RangeArrivals implements Sink {
   constructor(
     private readonly range: FetchRange,
     private readonly steps: Steps,
-    room?: Buffer,
+    room: Buffer | null = null,
   ) {
-    const fits = room !== undefined && room.length >= range.bytes;
+    const fits = room !== null && room.length >= range.bytes;
     this.buffer = fits ? room.subarray(0, range.bytes) : Buffer.allocUnsafeSlow(range.bytes);
     this.units = unitsOf(range);
   }

@@ -27,7 +27,7 @@ import { cipherOf } from './cipher.ts';
 import type { BackendConfig, CacheConfig, StorageConfig } from './config.ts';
 import { hasNoDigests, isUnnumbered } from './described-chunks.ts';
 import { storageError } from './errors.ts';
-import { Gate } from './gate.ts';
+import { Gate, type Rank } from './gate.ts';
 import { NoFiles } from './no-files.ts';
 import { PrivateFiles } from './private-files.ts';
 import { DEMAND_POLICY, type RetryPolicy, retryAfterMs, withRetry } from './retry.ts';
@@ -191,8 +191,8 @@ export class BlobStore {
     const backend = this.shareBackend(config.backend);
     const reads: BlobReads = {
       demand: this.reader(info.id, backend),
-      behind: (offset, bytes, signal, sink) =>
-        backend.gate.runBehind(signal, () => this.readOnce(info.id, backend, { offset, bytes, sink }, signal)),
+      soon: this.readerOnce(info.id, backend, 'soon'),
+      behind: this.readerOnce(info.id, backend, 'behind'),
       meta: this.reader(metaObjectId(info), backend),
       doubt: () => void backend.opening?.then((opened) => opened.doubt?.()),
     };
@@ -277,6 +277,12 @@ export class BlobStore {
         };
       }
     };
+  }
+
+  /** For prefetch, whose ranges come again in another pass. */
+  private readerOnce(blobId: string, shared: SharedBackend, rank: Rank): ReadRange {
+    return (offset, bytes, signal, sink) =>
+      shared.gate.run(signal, () => this.readOnce(blobId, shared, { offset, bytes, sink }, signal), rank);
   }
 
   /** One request, counted. */
