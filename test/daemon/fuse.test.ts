@@ -168,6 +168,25 @@ test('umount from outside ends the daemon, as upstream', async () => {
   assert.match(served.daemon.output, /unmounted from outside/);
 });
 
+test('who finds the API finds the daemon RUNNING, and the root shows mounts at once', async () => {
+  const mountpoint = fs.mkdtempSync(path.join(ROOT, 'mnt-'));
+  const daemon = new Nydusd((_, apisock) => ['fuse', '--mountpoint', mountpoint, '--apisock', apisock]);
+  try {
+    while (!fs.existsSync(daemon.apisock) && daemon.child.exitCode === null) await sleep(1);
+    assert.equal((await daemon.info()).state, 'RUNNING');
+    const share = fs.mkdtempSync(path.join(ROOT, 'share-'));
+    const nlink = async () => (await fs.promises.stat(mountpoint)).nlink;
+    assert.equal(await nlink(), 2);
+    const body = { fs_type: 'passthrough_fs', source: share, config: '' };
+    assert.equal((await daemon.mount('/share', body)).status, 204);
+    assert.equal(await nlink(), 3, 'the kernel keeps the attributes of the root until it is told');
+    assert.equal((await daemon.request('DELETE', '/api/v1/mount?mountpoint=/share')).status, 204);
+    assert.equal(await nlink(), 2);
+  } finally {
+    await ends({ daemon, mountpoint });
+  }
+});
+
 test('SIGTERM unmounts although a file is open there', async () => {
   const share = path.join(ROOT, 'share2');
   fs.mkdirSync(share);
