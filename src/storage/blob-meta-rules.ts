@@ -29,13 +29,23 @@ export function checkHeader(info: BlobInfo, header: CctHeader | null): ContextTa
   return contextTable(info, header);
 }
 
-/** A meta blob that holds nothing but the table is vouched for by the image (rafs-format 2.5). */
-export function checkMetaDigest(info: BlobInfo, bytes: Buffer): void {
-  if (!(info.features & FEATURE.SEPARATE) || info.ciOffset !== 0) return;
+/**
+ * SHA-256 of a meta blob that holds nothing but a table and its header, of `bytes` together: the image vouches for it
+ * (rafs-format 2.5). Null where it does not.
+ */
+export function metaDigestOf(info: BlobInfo, bytes: number): Uint8Array | null {
+  if (!(info.features & FEATURE.SEPARATE) || info.ciOffset !== 0) return null;
   const digest = info.extra.subarray(META_BLOB.digest, META_BLOB.size);
   const metaBytes = readU64(Buffer.from(info.extra), META_BLOB.size);
-  if (metaBytes !== bytes.length || digest.every((byte) => byte === 0)) return;
-  if (!DIGESTS.sha256.digest(bytes).equals(digest)) throw refusal(info, 'the meta blob has another digest');
+  return metaBytes !== bytes || digest.every((byte) => byte === 0) ? null : digest;
+}
+
+/** @throws BLOB_META when table and header are not what the image vouches for */
+export function checkMetaDigest(info: BlobInfo, bytes: Buffer): void {
+  const digest = metaDigestOf(info, bytes.length);
+  if (digest !== null && !DIGESTS.sha256.digest(bytes).equals(digest)) {
+    throw refusal(info, 'the meta blob has another digest');
+  }
 }
 
 /** Item 29: decoded with the declared size as a hard cap. */

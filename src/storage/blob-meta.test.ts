@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
+import { CHUNK_INFO_V2_BYTES, encodeCctHeader, encodeChunkInfo, FEATURE } from './blob-layout.ts';
 import { BlobMeta } from './blob-meta.ts';
 import { freshDir } from './cache.testing.ts';
+import { CODECS } from './codecs.ts';
 import { blobBytes, blobTable, expectedChunks, makeBlob } from './fixtures.testing.ts';
 import type { BlobInfo } from './types.ts';
 
@@ -106,4 +108,60 @@ test('a table that cannot be moved to its place serves this process, and leaves 
   assert.equal(meta.chunk(0).compressedOffset, 0);
   meta.close();
   assert.equal(readdirSync('/proc/self/fd').length, before);
+});
+
+describe('a table of many megabytes', () => {
+  const features = FEATURE.ALIGNED | FEATURE.CAP_TAR_TOC | FEATURE.CHUNK_INFO_V2;
+  const chunkCount = 400_000;
+  const table = Buffer.alloc(chunkCount * CHUNK_INFO_V2_BYTES);
+  for (let i = 0; i < chunkCount; i++) {
+    const place = { compressedOffset: i, compressedSize: 1, uncompressedOffset: i * 4096, uncompressedSize: 1 };
+    encodeChunkInfo(table, i * CHUNK_INFO_V2_BYTES, features, { ...place, flags: 0, low: 0, high: 0 });
+  }
+  /** A blob of the table alone. */
+  function made(stored: Buffer, compressor: number): { info: BlobInfo; file: Buffer } {
+    const sizes = { ciOffset: chunkCount, ciCompressedSize: stored.length, ciUncompressedSize: table.length };
+    const context = { contextOffset: 0, contextSize: 0, contextCount: 0 };
+    const header = encodeCctHeader({ features, ciCompressor: compressor, chunkCount, ...sizes, ...context });
+    const file = Buffer.concat([Buffer.alloc(chunkCount), stored, header]);
+    const [plain] = blobTable('v6-zstd-blake3');
+    const counts = { chunkCount, compressedSize: file.length, uncompressedSize: chunkCount * 4096 };
+    return { info: { ...plain, ...counts, ...sizes, features, ciCompressor: compressor }, file };
+  }
+  const zstd = CODECS.zstd.compress(table);
+
+  for (const [name, stored, compressor] of [
+    ['zstd', zstd, CODECS.zstd.id],
+    ['raw', table, CODECS.none.id],
+  ] as const) {
+    test(`${name}: comes in ranges, and goes to the file in pieces`, async () => {
+      const { info, file } = made(stored, compressor);
+      const path = join(freshDir(), 'meta');
+      let largest = 0;
+      const meta = await BlobMeta.open(info, path, async (offset, bytes) => {
+        largest = Math.max(largest, bytes);
+        return file.subarray(offset, offset + bytes);
+      });
+      assert.ok(largest <= 4 << 20, `a request of ${largest} bytes`);
+      for (let i = 0; i < chunkCount; i += 997) assert.equal(meta.chunk(i).uncompressedOffset, i * 4096);
+      meta.close();
+      assert.ok(readFileSync(path).subarray(0, table.length).equals(table));
+    });
+  }
+
+  test('that gives more, less, or nothing, is refused, and leaves no file', async () => {
+    const bad: [Buffer, RegExp][] = [
+      [CODECS.zstd.compress(Buffer.concat([table, Buffer.alloc(1)])), /longer than that/],
+      [CODECS.zstd.compress(table.subarray(1)), /got 9599999 bytes/],
+      [zstd.subarray(0, -3), /got \d+ bytes/],
+      [Buffer.concat([zstd, Buffer.alloc(5)]), /after the frame/],
+      [Buffer.alloc(1000, 7), /zstd/],
+    ];
+    for (const [stored, say] of bad) {
+      const { info, file } = made(stored, CODECS.zstd.id);
+      const dir = freshDir();
+      await assert.rejects(BlobMeta.open(info, join(dir, 'meta'), reader(file).read), say);
+      assert.deepEqual(readdirSync(dir), []);
+    }
+  });
 });

@@ -20,10 +20,11 @@ import {
   hasChunkTable,
 } from './blob-layout.ts';
 import { checkHeader, checkMetaDigest, decodeTable, refusal } from './blob-meta-rules.ts';
+import { isStreamed, tableParts } from './blob-meta-stream.ts';
 import { openIfThere } from './cache-names.ts';
 import { cipherOf } from './cipher.ts';
 import { storageError } from './errors.ts';
-import { TableFile } from './table-file.ts';
+import { type Part, TableFile } from './table-file.ts';
 import type { BlobInfo } from './types.ts';
 
 /** Entries are read in pages of this many: 4 to 6 KiB. */
@@ -83,18 +84,11 @@ export class BlobMeta {
 
   /** @param bad the unusable file of that name, -1 = none */
   private static async fetch(info: BlobInfo, path: string, read: ReadBlob, bad: number): Promise<BlobMeta> {
-    const bytes = await read(info.ciOffset, info.ciCompressedSize + CCT_HEADER_BYTES);
-    checkMetaDigest(info, bytes);
-    const cipher = cipherOf(info);
-    const plain = (unit: Buffer) => (cipher === null ? unit : cipher.decrypt(unit));
-    const header = plain(bytes.subarray(info.ciCompressedSize));
+    const fileBytes = align4096(info.ciUncompressedSize) + CCT_HEADER_BYTES;
+    const { header, parts } = isStreamed(info) ? await streamed(info, read) : await whole(info, read);
     const contexts = checkHeader(info, decodeCctHeader(header));
     if (typeof contexts === 'string') throw refusal(info, contexts);
-    const table = await decodeTable(info, plain(bytes.subarray(0, info.ciCompressedSize)));
-    const file = await TableFile.write(path, [
-      { bytes: table, at: 0 },
-      { bytes: header, at: align4096(table.length) },
-    ]);
+    const file = await TableFile.write(path, parts, fileBytes);
     const meta = new BlobMeta(info, path, file.fd, contexts);
     try {
       await meta.validate();
@@ -234,6 +228,31 @@ function openCached(path: string): number {
   } catch {
     return -1;
   }
+}
+
+/** A table on its way into the cache: its header, and what its file is made of. */
+interface Fetched {
+  header: Buffer;
+  parts: () => AsyncIterable<Part>;
+}
+
+async function streamed(info: BlobInfo, read: ReadBlob): Promise<Fetched> {
+  const header = await read(info.ciOffset + info.ciCompressedSize, CCT_HEADER_BYTES);
+  return { header, parts: () => tableParts(info, header, read) };
+}
+
+/** In one request. */
+async function whole(info: BlobInfo, read: ReadBlob): Promise<Fetched> {
+  const bytes = await read(info.ciOffset, info.ciCompressedSize + CCT_HEADER_BYTES);
+  checkMetaDigest(info, bytes);
+  const cipher = cipherOf(info);
+  const plain = (unit: Buffer) => (cipher === null ? unit : cipher.decrypt(unit));
+  const header = plain(bytes.subarray(info.ciCompressedSize));
+  async function* parts(): AsyncGenerator<Part> {
+    yield { bytes: await decodeTable(info, plain(bytes.subarray(0, info.ciCompressedSize))), at: 0 };
+    yield { bytes: header, at: align4096(info.ciUncompressedSize) };
+  }
+  return { header, parts };
 }
 
 /** The blob's contexts, or what is wrong with a cached file. */

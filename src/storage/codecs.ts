@@ -33,6 +33,9 @@ export interface Codec {
  */
 const TURN_BYTES_MAX = 4 << 20;
 
+/** Output of one step of a stream. */
+const PIECE_BYTES = 1 << 20;
+
 /** Levels the reference builder uses. */
 const ZSTD_LEVEL = 3;
 const GZIP_LEVEL = 6;
@@ -187,6 +190,34 @@ async function decompressZstdAsync(bytes: Uint8Array, size: number): Promise<Buf
     throw decodeError('zstd', bytes, size, new Error(`${bytes.length - consumed} bytes after the frame`));
   }
   return exactly('zstd', bytes, output.subarray(0, produced), size);
+}
+
+/**
+ * A zstd frame that comes in pieces, decoded in pieces: for tables too large to sit in memory. What is given is valid
+ * until the next piece is asked for.
+ * @throws DECODE unless it gives exactly `size` bytes, and ends with them
+ */
+export async function* decompressZstdPieces(stored: AsyncIterable<Buffer>, size: number): AsyncGenerator<Buffer> {
+  const dctx = new (zstd().binding.DCtx)();
+  const room = Buffer.allocUnsafeSlow(PIECE_BYTES);
+  const refuse = (why: string) => decodeError('zstd', room.subarray(0, 0), size, new Error(why));
+  let produced = 0;
+  let isEnd = false;
+  for await (const piece of stored) {
+    let consumed = 0;
+    for (let isFull = false; consumed < piece.length || isFull; ) {
+      if (isEnd) throw refuse('bytes after the frame');
+      const rest = piece.subarray(consumed);
+      const [hint, made, used] = attempt('zstd', piece, size, () => dctx.decompressStream(room, rest));
+      produced += made;
+      consumed += used;
+      isEnd = hint === 0;
+      isFull = made === room.length && !isEnd;
+      if (produced > size) throw refuse('longer than that');
+      if (made > 0) yield room.subarray(0, made);
+    }
+  }
+  if (!isEnd || produced !== size) throw refuse(`got ${produced} bytes`);
 }
 
 /** What follows the wanted bytes is ignored: sizes of stargz chunks are estimates (rafs-format 3.2). */

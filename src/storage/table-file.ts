@@ -5,6 +5,7 @@
 import { closeSync, fstatSync, linkSync, openSync, statSync, unlinkSync, writeSync } from 'node:fs';
 import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { AppError } from '../common/app-error.ts';
 import { errnoName } from '../sys/errno.ts';
 import { memfdCreate } from '../sys/memory.ts';
 import { cacheError } from './cache-files.ts';
@@ -30,21 +31,23 @@ export class TableFile {
 
   /**
    * @param path of the file to be; '' = in memory
-   * @throws what writing beside `path` threw, when the parts are too much for memory
+   * @param parts gives the parts in order, anew at each call; their memory is used until the next is asked for
+   * @param bytes of the whole file
+   * @throws what `parts` throws; what writing beside `path` threw, when the file is too much for memory
    */
-  static async write(path: string, parts: readonly Part[]): Promise<TableFile> {
-    const bytes = Math.max(...parts.map((part) => part.at + part.bytes.length));
-    if (path === '') return new TableFile(inMemory(parts), path, null);
+  static async write(path: string, parts: () => AsyncIterable<Part>, bytes: number): Promise<TableFile> {
+    if (path === '') return new TableFile(await inMemory(parts()), path, null);
     const temporary = temporaryName(path);
     try {
       // The directory may have been removed since the blob was opened.
       await mkdir(dirname(path), { recursive: true });
-      await writeNew(temporary, parts);
+      await writeNew(temporary, parts());
       return new TableFile(openSync(temporary, 'r'), path, temporary);
     } catch (error) {
       discard(temporary);
+      if (error instanceof AppError) throw error;
       if (bytes > MEMORY_BYTES_MAX) throw cacheError(path, error);
-      return new TableFile(inMemory(parts), path, null);
+      return new TableFile(await inMemory(parts()), path, null);
     }
   }
 
@@ -68,11 +71,11 @@ export class TableFile {
   }
 }
 
-function inMemory(parts: readonly Part[]): number {
+async function inMemory(parts: AsyncIterable<Part>): Promise<number> {
   const fd = memfdCreate('nydusd-table');
   if (fd < 0) throw storageError('CACHE_IO', { path: '(memory)', call: 'memfd_create', errno: errnoName(-fd) });
   try {
-    for (const { bytes, at } of parts) {
+    for await (const { bytes, at } of parts) {
       for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, at + done);
     }
   } catch (error) {
@@ -82,11 +85,11 @@ function inMemory(parts: readonly Part[]): number {
   return fd;
 }
 
-async function writeNew(path: string, parts: readonly Part[]): Promise<void> {
+async function writeNew(path: string, parts: AsyncIterable<Part>): Promise<void> {
   let file: FileHandle | null = null;
   try {
     file = await open(path, 'wx', 0o644);
-    for (const { bytes, at } of parts) {
+    for await (const { bytes, at } of parts) {
       for (let done = 0; done < bytes.length; ) {
         done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
       }
