@@ -156,7 +156,10 @@ async function mountInitial(daemon: Daemon, initial: NonNullable<Plan['initial']
   }
   const config = initial.configText ?? readConfigFile(initial.configFile!);
   const lists = initial.prefetchFiles === null ? NO_LISTS : await prefetchLists(initial.prefetchFiles, daemon.log);
-  return daemon.mounts.mount(initial.at, { source: initial.source, fsType: 'rafs', config, ...lists });
+  await daemon.mounts.mount(initial.at, { source: initial.source, fsType: 'rafs', config, ...lists });
+  // Credentials that shall not lie in a file (kata-contract 3.1).
+  const auth = process.env['IMAGE_PULL_AUTH'] ?? '';
+  if (auth !== '' && initial.configFile !== null) await daemon.images.change(initial.at, { registry_auth: auth });
 }
 
 /** The configuration file may have been renewed since the predecessor read it. */

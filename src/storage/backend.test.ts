@@ -152,6 +152,7 @@ test('files of this machine are looked for at mount', () => {
   const addr = 'http://127.0.0.1:1';
   const cases: [string, object, RegExp][] = [
     ['localdisk', { device_path: join(root, 'nowhere') }, /device_path: cannot be read: ENOENT/],
+    ['http-proxy', { addr: join(root, 'nowhere.sock') }, /addr: cannot be read: ENOENT/],
     ['http-proxy', { addr, ca_cert_files: [join(root, 'nowhere')] }, /ca_cert_files: cannot be read: ENOENT/],
     ['http-proxy', { addr, ca_cert_files: [notPem] }, /ca_cert_files: is no PEM file/],
   ];

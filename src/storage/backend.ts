@@ -81,6 +81,7 @@ export function hostOf(config: BackendConfig): string {
 /** @throws CONFIG at mount time for what would fail at the first read: files of this machine that are not there. */
 export function checkBackend(config: BackendConfig): void {
   if (config.kind === 'localdisk') checkReadable('backend.device_path', config.devicePath);
+  if (config.kind === 'http-proxy' && config.addr.startsWith('/')) checkReadable('backend.addr', config.addr);
   if ('caCertFiles' in config) config.caCertFiles.forEach(readAuthorities);
 }
 

@@ -7,7 +7,7 @@ import { freshDir } from '../../src/storage/cache.testing.ts';
 import { registryMissing, startRegistry, type TestRegistry } from '../../src/storage/registry.testing.ts';
 import { errno } from '../../src/sys/errno.ts';
 import { FuseClient } from '../../src/virtiofs/testing/fuse-client.ts';
-import { FIXTURES, Nydusd } from '../daemon/nydusd.ts';
+import { FIXTURES, NYDUSD, Nydusd } from '../daemon/nydusd.ts';
 import { missing, RealServer } from './servers.ts';
 
 const SOURCE = join(FIXTURES, 'images/boot/v6-zstd-blake3.boot');
@@ -28,7 +28,7 @@ class Rig {
   readonly client: FuseClient;
   private nextFile = 0;
 
-  private constructor(readonly daemon: Nydusd) {
+  constructor(readonly daemon: Nydusd) {
     this.client = new FuseClient(daemon.sock, { timeoutMs: 25_000 });
     this.client.init();
   }
@@ -55,7 +55,7 @@ class Rig {
 
   /** 0 or -errno of reading the beginning of a file nobody has read before. */
   read(mount: string): number {
-    const node = this.client.walk(`/${mount}${FILES[this.nextFile++ % FILES.length]!.path}`);
+    const node = this.client.walk(`${mount === '' ? '' : `/${mount}`}${FILES[this.nextFile++ % FILES.length]!.path}`);
     const fh = this.client.open(node);
     assert.equal(typeof fh, 'bigint');
     return this.client.read(node, fh as bigint, 0, 2048).error;
@@ -102,6 +102,25 @@ describe('settings of a running image', { skip: registryMissing() ?? missing('ti
     assert.equal(rig.read(twin), -errno.EIO);
     assert.equal((await rig.change(twin, { registry_auth: `${registry.auth}\n` })).status, 204);
     assert.equal(rig.read(twin), 0);
+  });
+  test('IMAGE_PULL_AUTH takes the place of the credentials in the file', async () => {
+    const file = join(dir, 'config.json');
+    const auth = Buffer.from('reader:wrong').toString('base64');
+    const device = {
+      backend: { type: 'registry', config: config({ auth }) },
+      cache: { type: 'blobcache', config: { work_dir: freshDir() } },
+    };
+    writeFileSync(file, JSON.stringify({ device, mode: 'direct' }));
+    const daemon = new Nydusd(
+      (sock, apisock) => ['virtiofs', '-B', SOURCE, '-C', file, '--apisock', apisock, '--sock', sock],
+      freshDir(),
+      ['env', `IMAGE_PULL_AUTH=${registry.auth}`, NYDUSD],
+    );
+    await daemon.running();
+    const own = new Rig(daemon);
+    assert.equal(own.read(''), 0);
+    assert.ok(!daemon.output.includes(registry.auth));
+    own.end();
   });
   test('proxy_url: another address counts from the next read on, a bad one is refused', async () => {
     const dead = { url: 'http://127.0.0.1:1', fallback: false };
