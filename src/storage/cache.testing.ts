@@ -1,5 +1,6 @@
 /** Cache directories, configurations and a counting blob server for the tests of the store. */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -20,6 +21,19 @@ export function freshDir(): string {
   const dir = join(root, `${directories++}`);
   mkdirSync(dir);
   return dir;
+}
+
+/** Why a test that mounts file systems cannot run: that needs root and a kernel that lets us. */
+export function mountMissing(): string | null {
+  if (process.getuid?.() !== 0) return 'mounting needs root';
+  const dir = freshDir();
+  try {
+    execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', dir], { stdio: 'ignore' });
+    execFileSync('umount', [dir]);
+    return null;
+  } catch {
+    return 'mount is not permitted here';
+  }
 }
 
 export function localConfig(workDir: string, blobsDir = BLOBS_DIR, more: object = {}): StorageConfig {

@@ -26,6 +26,7 @@ import {
   httpConfig,
   isReady,
   localConfig,
+  mountMissing,
   startBlobServer,
 } from './cache.testing.ts';
 import { errnoOf } from './errors.ts';
@@ -104,19 +105,6 @@ describe('cache files of others', () => {
     test(`${id}: fetched again`, async () => assert.ok((await afterDamage(damage)) > 0));
   }
 });
-
-/** Mounts need root and a kernel that lets us. */
-function mountMissing(): string | null {
-  if (process.getuid?.() !== 0) return 'mounting needs root';
-  const dir = freshDir();
-  try {
-    execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', dir], { stdio: 'ignore' });
-    execFileSync('umount', [dir]);
-    return null;
-  } catch {
-    return 'mount is not permitted here';
-  }
-}
 
 describe('cache directories that take nothing', { skip: mountMissing() ?? false }, () => {
   const lines: string[] = [];
