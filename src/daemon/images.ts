@@ -248,9 +248,6 @@ export class LazyImages implements Images {
     return {
       underlying_files: blobs.map(({ id }) => basename(`${id}.blob.${isCompressed ? 'raw' : 'data'}`)),
       store_path: this.parts.get(image)?.config.cache?.workDir ?? '',
-      partial_hits: 0,
-      whole_hits: 0,
-      total: 0,
       entries_count: stats?.chunksFetched ?? 0,
       buffered_backend_size: 0,
       ...prefetchMetrics(this.prefetchProgress(image), this.cached(image)),

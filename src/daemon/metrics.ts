@@ -10,6 +10,7 @@ import type { Daemon } from './daemon.ts';
 import { daemonError } from './errors.ts';
 import type { FileAccounting, Mount } from './mounts.ts';
 
+const READ = FOPS.indexOf('READ');
 const OPEN = FOPS.indexOf('OPEN');
 const RELEASE = FOPS.indexOf('RELEASE');
 
@@ -121,5 +122,13 @@ export function backendMetrics(daemon: Daemon, id: string | null): object {
 
 /** `GET /api/v1/metrics/blobcache` */
 export function blobCacheMetrics(daemon: Daemon, id: string | null): object {
-  return daemon.images.cacheMetrics(pick(daemon, id, isRafs).image!);
+  const { image, member } = pick(daemon, id, isRafs);
+  const { hits, misses, partialHits } = new StatsView(daemon.stats).mount(member);
+  const total = hits[READ] as number;
+  return {
+    ...daemon.images.cacheMetrics(image!),
+    partial_hits: partialHits,
+    whole_hits: Math.max(0, total - misses - partialHits),
+    total,
+  };
 }

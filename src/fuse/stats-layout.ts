@@ -100,7 +100,10 @@ export const BLOCK = {
   LATENCY_MS: 2 + 2 * FOPS.length,
   SIZES: 2 + 3 * FOPS.length,
   READ_LATENCIES: 2 + 3 * FOPS.length + SIZE_BOUNDS_BYTES.length + 1,
-  WORDS: 64,
+  /** Reads of which nothing was in the cache, and reads of which a part was. */
+  MISSES: 3 + 3 * FOPS.length + SIZE_BOUNDS_BYTES.length + READ_LATENCY_BOUNDS_MS.length + 1,
+  PARTIAL_HITS: 4 + 3 * FOPS.length + SIZE_BOUNDS_BYTES.length + READ_LATENCY_BOUNDS_MS.length + 1,
+  WORDS: 72,
 } as const;
 const MOUNTS = LATENCY + OPCODES_MAX * LATENCY_WORDS;
 

@@ -19,6 +19,9 @@ import {
 /** Counters of one mount, by the positions of FOPS and of the bounds in `stats-layout.ts`. */
 export interface MountCounts {
   bytesRead: number;
+  /** Reads that had to wait for all their chunks, and for some. */
+  misses: number;
+  partialHits: number;
   hits: number[];
   errors: number[];
   latencyMs: number[];
@@ -71,7 +74,9 @@ export class StatsView {
     const numbers = (offset: number, count: number): number[] =>
       isThere ? this.numbers(at + offset, count) : new Array<number>(count).fill(0);
     return {
-      bytesRead: isThere ? (this.values[at + BLOCK.BYTES_READ] as number) : 0,
+      bytesRead: numbers(BLOCK.BYTES_READ, 1)[0] as number,
+      misses: numbers(BLOCK.MISSES, 1)[0] as number,
+      partialHits: numbers(BLOCK.PARTIAL_HITS, 1)[0] as number,
       hits: numbers(BLOCK.HITS, FOPS.length),
       errors: numbers(BLOCK.ERRORS, FOPS.length),
       latencyMs: numbers(BLOCK.LATENCY_MS, FOPS.length),

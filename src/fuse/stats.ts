@@ -97,6 +97,13 @@ export class Stats {
     if (++this.#served === TICK_REQUESTS) this.tick();
   }
 
+  /** A read of member `id` waits for chunks; `isPartial`: some it had. */
+  missed(id: number, isPartial: boolean): void {
+    const block = blockAt(id);
+    if (this.values[block + BLOCK.OWNER] !== id) return;
+    this.values[block + (isPartial ? BLOCK.PARTIAL_HITS : BLOCK.MISSES)]!++;
+  }
+
   /** Looks at the clock, and charges what was served since the last look. */
   tick(): void {
     this.#fromMs = this.nowMs;

@@ -247,7 +247,10 @@ export class FileReader {
     const chunks = this.missing(file, offset, bytes, blob);
     const ticket = request.parking.park(RESUME.RERUN, false);
     if (ticket === 0) return -errno.EBUSY;
-    this.fetch(ticket, this.blobs[blob].handle, chunks);
+    const { chunkSize } = this.metadata;
+    const asked = Math.ceil((offset + bytes) / chunkSize) - Math.floor(offset / chunkSize);
+    const absent = chunks.reduce((count, { isAhead }) => (isAhead ? count : count + 1), 0);
+    this.fetch(ticket, this.blobs[blob].handle, chunks, absent < asked);
     return PARKED;
   }
 

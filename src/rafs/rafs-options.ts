@@ -18,8 +18,11 @@ export interface RafsOptions {
   label: string;
   /** In blob-table order. */
   blobs: readonly BlobHandle[];
-  /** Asks for chunks of one blob; the ticket is completed with 0 or -errno, and the read runs again. */
-  fetch: (ticket: number, blobHandle: number, chunks: WantedChunk[]) => void;
+  /**
+   * Asks for chunks of one blob; the ticket is completed with 0 or -errno, and the read runs again. `isPartial`: a part of
+   * what the read wants was there.
+   */
+  fetch: (ticket: number, blobHandle: number, chunks: WantedChunk[], isPartial: boolean) => void;
   /** Check the digest tree of v5 metadata as it is walked; digests of data are storage's. */
   validate?: boolean;
   log: Logger;

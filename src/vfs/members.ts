@@ -14,7 +14,7 @@ export interface MemberEnvironment {
   arena: Arena;
   log: Logger;
   /** Asks main for chunks of an open blob; it completes `ticket` with 0 or -errno. */
-  fetch: (ticket: number, blobHandle: number, chunks: WantedChunk[]) => void;
+  fetch: (ticket: number, blobHandle: number, chunks: WantedChunk[], isPartial: boolean) => void;
   /** Descriptors all passthrough members share; the thread's own unless given. */
   budget?: DescriptorBudget;
 }

@@ -242,8 +242,12 @@ class DeviceThread implements LoopBody {
     }
   }
 
-  private readonly fetch: MemberEnvironment['fetch'] = (ticket, blob, chunks) =>
+  private readonly fetch: MemberEnvironment['fetch'] = (ticket, blob, chunks, isPartial) => {
+    const { request } = this.transport.session;
+    // Run again, it may ask for what another blob has of it.
+    if (request.attempt === 0) this.stats.missed(request.nodeHigh, isPartial);
     this.port.postMessage({ type: 'fetch', ticket, blob, chunks } satisfies FromDevice);
+  };
 
   private keep(memberId: number, spec: MemberSpec, files: SharedArrayBuffer | null): void {
     this.stats.mounted(memberId, files === null ? null : new FileStats(files));

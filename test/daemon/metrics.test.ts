@@ -15,6 +15,8 @@ import { FIXTURES, localfsConfig, Nydusd } from './nydusd.ts';
 const ROOT = mkdtempSync(join(tmpdir(), 'metrics-'));
 const BLOBS = join(FIXTURES, 'images/blobs');
 const BOOTSTRAP = join(FIXTURES, 'images/boot/v6-zstd-blake3.boot');
+/** Chunks of 4 KiB, so that a read has many. */
+const SMALL_CHUNKS = join(FIXTURES, 'images/boot/v6-zstd-blake3-4k.boot');
 const RAFS = '/rafs/c1/lowerdir';
 const FILE = '/big/multi-chunk';
 
@@ -126,6 +128,28 @@ describe('requests are counted for the mount they went to', () => {
     await mount('/rafs/c2/lowerdir', rafs(localfsConfig(BLOBS, join(daemon.dir, 'cache'))));
     assert.equal(sum((await metricsOf('/rafs/c2/lowerdir')).fop_hits), 0);
   });
+});
+
+test('reads that find all, a part, or nothing of what they want in the cache', async () => {
+  const where = '/rafs/cold/lowerdir';
+  const cache = join(daemon.dir, 'cold-cache');
+  mkdirSync(cache);
+  await mount(where, { ...rafs(localfsConfig(BLOBS, cache)), source: SMALL_CHUNKS });
+  const hits = async () => {
+    const all = await json<Record<string, number>>(`/api/v1/metrics/blobcache?id=${where}`);
+    return ['whole_hits', 'partial_hits', 'total'].map((name) => all[name]);
+  };
+  assert.deepEqual(await hits(), [0, 0, 0]);
+  const node = client.walk(`${where}${FILE}`);
+  const fh = client.open(node) as bigint;
+  const readAt = (offset: number, size: number) => assert.equal(client.read(node, fh, offset, size).error, 0);
+  readAt(8192, 4096);
+  assert.deepEqual(await hits(), [0, 0, 1]);
+  readAt(8192, 4096);
+  assert.deepEqual(await hits(), [1, 0, 2]);
+  readAt(4096, 8192);
+  assert.deepEqual(await hits(), [1, 1, 3]);
+  assert.equal((await daemon.request('DELETE', `/api/v1/mount?mountpoint=${where}`)).status, 204);
 });
 
 describe('files of an image whose configuration asks for it', () => {
