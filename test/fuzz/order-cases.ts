@@ -63,9 +63,10 @@ function interruptAskedFor(session: Session, random: Random): void {
       loads = Math.max(0, loads - PAUSE_STEP);
       continue;
     }
-    loads = Math.min(SPINS_MAX, loads + PAUSE_STEP);
     let isTaken = false;
     for (let i = 0; i < SPINS_MAX && !isTaken; i++) isTaken = ring.takeUsed() >= 0;
+    // A device that is not running at the moment says nothing about the pause.
+    if (isTaken) loads = Math.min(SPINS_MAX, loads + PAUSE_STEP);
     // A signal of the round before may come late: it is taken for this one's, which hides at most one miss.
     for (;;) {
       const isSignalled = pollOne(ring.callFd, POLL.IN, answerMs) > 0;
