@@ -5,6 +5,7 @@
 import fs from 'node:fs';
 import { blobTable, expectedChunks } from '../../src/storage/fixtures.testing.ts';
 import { drain, POLL, pollOne } from '../../src/sys/wait.ts';
+import { availBytes } from '../../src/vhost/split.ts';
 import { expect } from './finding.ts';
 import { cold, coldReads } from './flight-cases.ts';
 import type { Random } from './random.ts';
@@ -20,6 +21,7 @@ const PAUSE_STEP = 3;
 const PAUSE_START = 300;
 const SPINS_MAX = 4000;
 const CACHE_LINE_BYTES = 64;
+
 const MAP_HEADER_BYTES = 4096;
 
 type Order = (session: Session, rig: Rig, random: Random) => Promise<void>;
@@ -43,13 +45,17 @@ function interruptAskedFor(session: Session, random: Random): void {
   const { ring, answerMs } = session;
   const request = session.take(GETATTR_BYTES, 8);
   session.ram.write(request, requestBytes(GETATTR, session.unique(), 1n, Buffer.alloc(16)));
-  const reply = session.take(REPLY_BYTES, 8);
+  const reply = session.take(REPLY_BYTES, CACHE_LINE_BYTES);
   const buffers = [
     { gpa: request, bytes: GETATTR_BYTES, writable: false },
     { gpa: reply, bytes: REPLY_BYTES, writable: true },
   ];
   const head = session.chain(buffers, [0, 1], false);
   const answer = session.ram.bytes(reply, REPLY_BYTES);
+  // Nothing but this store and the load behind it: every other one takes from the moment that is looked for.
+  const event = session.ram.bytes(ring.avail + availBytes(ring.size) - 2, 2);
+  const usedEvent = new Uint16Array(event.buffer, event.byteOffset, 1);
+  ring.enableInterrupts();
   let loads = PAUSE_START;
   for (let round = 0; round < ROUNDS; round++) {
     drain(ring.callFd);
@@ -58,7 +64,7 @@ function interruptAskedFor(session: Session, random: Random): void {
     ring.setAvailable(head);
     if (ring.publish()) ring.kick();
     pause(loads + random.below(2 * PAUSE_STEP));
-    ring.enableInterrupts();
+    Atomics.store(usedEvent, 0, ring.usedIdx);
     if (ring.takeUsed() >= 0) {
       loads = Math.max(0, loads - PAUSE_STEP);
       continue;
