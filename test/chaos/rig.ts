@@ -57,6 +57,11 @@ export class ChaosRig {
     return dir;
   }
 
+  /** Between two cells: what their daemons left. */
+  sweep(): void {
+    for (const name of fs.readdirSync(this.dir)) fs.rmSync(path.join(this.dir, name), { recursive: true });
+  }
+
   /** @throws when the daemon does not come up or does not mount */
   async serve({ subject, transport }: Column, { image, cache, validate = true }: ServeOptions): Promise<Served> {
     const mountpoint = this.freshDir();

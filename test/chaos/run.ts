@@ -31,6 +31,7 @@ export async function runScenario(rig: ChaosRig, column: Column, image: Image, s
   } catch (error) {
     bad = (error as Error).message;
   }
+  rig.sweep();
   if (counts.wrongBytes > 0) bad ??= 'wrong bytes';
   if (counts.sticky > 0) bad ??= 'failed after the fault was lifted';
   if (counts.errors > 0 && !scenario.mayFail) bad ??= 'an error reached the reader';
@@ -53,6 +54,7 @@ export async function runKills(
   try {
     for (; survived < rounds; survived++) {
       const ready = await killRound(rig, column, image, () => random.u32() / 2 ** 32, counts);
+      rig.sweep();
       if (ready > 0 && ready < (image.chunks ?? []).length) inTheMiddle++;
     }
   } catch (error) {
