@@ -1,6 +1,6 @@
 /**
  * Images of every kind, compressor, digester and chunk size against their source, read completely through our handlers
- * and store, validation on and off. Pairwise here; `npm run test:matrix` takes every cell (FORMAT_MATRIX=whole).
+ * and store, validation on and off. Pairwise in CI; `npm run test:matrix` takes every cell (FORMAT_MATRIX=whole).
  */
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
@@ -15,7 +15,10 @@ import { readImage } from './read-image.ts';
 import { makeSourceTree } from './source-tree.ts';
 
 const POSSIBLE = allCells().filter((cell) => impossible(cell) === null);
-const CELLS = process.env['FORMAT_MATRIX'] === 'whole' ? POSSIBLE : pairwise(POSSIBLE);
+const isWhole = process.env['FORMAT_MATRIX'] === 'whole';
+const CELLS = isWhole ? POSSIBLE : pairwise(POSSIBLE);
+/** Trees of 16 MiB chunks are 100 MB: half the time of the pairwise part, so that they are read once there. */
+const READ_ONCE_CHUNK_BYTES = 0x100_0000;
 
 const scratch = mkdtempSync(join(tmpdir(), 'format-matrix-'));
 after(() => rmSync(scratch, { recursive: true, force: true }));
@@ -42,8 +45,10 @@ for (const cell of CELLS) {
   test(nameOf(cell), { skip: missingTool(cell) ?? false }, async () => {
     const { dir, manifest } = await sourceOf(cell.chunkBytes);
     const work = mkdtempSync(join(scratch, 'cell-'));
+    const isOnce = !isWhole && cell.chunkBytes === READ_ONCE_CHUNK_BYTES;
     for (const image of await makeImages(cell, dir, work)) {
-      for (const validate of [true, false]) await compare(cell, image.boot, image.blobDir, manifest, validate);
+      for (const validate of isOnce ? [true] : [true, false])
+        await compare(cell, image.boot, image.blobDir, manifest, validate);
     }
     rmSync(work, { recursive: true });
   });

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 const NAMES = 200;
 const SMALL_FILES = 40;
 const TIME_SEC = 1_650_000_000;
+const DEPTH = 60;
 
 /** Needs root, for devices. */
 export function makeSourceTree(root: string, chunkBytes: number): void {
@@ -34,7 +35,44 @@ export function makeSourceTree(root: string, chunkBytes: number): void {
   run('chown', '1234:70000', at('sub', 'xattrs'));
   run('mknod', at('sub', 'device'), 'c', '5', '1');
   run('mkfifo', at('sub', 'fifo'));
+  addOddities(at('odd'));
+  run('mknod', at('odd', 'disk'), 'b', '259', '70000');
+  run('chown', '100000:100001', at('odd', 'disk'));
   run('find', root, '-exec', 'touch', '-h', '-d', `@${TIME_SEC}`, '{}', '+');
+}
+
+/** Names of every byte and of every length that matters, targets as long as they get, depth, modes. */
+function addOddities(dir: string): void {
+  const bytes = (...parts: (string | Buffer)[]) => Buffer.concat(parts.map((part) => Buffer.from(part as string)));
+  mkdirSync(join(dir, 'bytes'), { recursive: true });
+  for (let byte = 1; byte < 256; byte++) {
+    if (byte === 0x2e || byte === 0x2f) continue;
+    writeFileSync(bytes(`${dir}/bytes/`, Buffer.from([byte])), `${byte}`);
+  }
+  for (const name of [
+    'n'.repeat(255),
+    '漢'.repeat(85),
+    '.a',
+    '..a',
+    '...',
+    '!',
+    '-',
+    'a b',
+    'back\\slash',
+    'new\nline',
+  ]) {
+    writeFileSync(join(dir, name), name);
+  }
+  for (const size of [1, 511, 512, 3999, 4000, 4031, 4032, 4033, 4095])
+    symlinkSync('t'.repeat(size), join(dir, `to-${size}`));
+  const deep = join(dir, ...Array.from({ length: DEPTH }, (_, level) => `${level}`));
+  mkdirSync(deep, { recursive: true });
+  writeFileSync(join(deep, 'bottom'), 'deep');
+  mkdirSync(join(dir, 'empty'));
+  for (const mode of [0, 0o777, 0o7777, 0o2755, 0o1644]) {
+    writeFileSync(join(dir, `mode-${mode}`), '');
+    chmodSync(join(dir, `mode-${mode}`), mode);
+  }
 }
 
 /** Half of it compresses; no two seeds share a chunk. */
