@@ -1,7 +1,8 @@
 /** Answers to requests for blobs: which statuses mean what, and that a range is exactly the one asked for. */
 import type { Sink } from './backend.ts';
 import { storageError } from './errors.ts';
-import { discard, type HttpAnswer, type HttpClient, readBody, targetOf } from './http.ts';
+import { type HttpAnswer, type HttpClient, targetOf } from './http.ts';
+import { discard, readBody } from './http-body.ts';
 import { parseRetryAfter } from './retry.ts';
 
 /** Error statuses as errors; 2xx and 3xx return. The body is discarded when it throws. */

@@ -4,7 +4,8 @@
  */
 import type { Logger } from '../common/log.ts';
 import type { MirrorConfig, ProxyConfig } from './config.ts';
-import { discard, type HttpClient, targetOf } from './http.ts';
+import { type HttpClient, targetOf } from './http.ts';
+import { discard } from './http-body.ts';
 
 /** Limit of one probe where the configuration sets none. */
 const PROBE_TIMEOUT_MS = 5_000;

@@ -10,7 +10,8 @@
 import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import type { HttpConfig, MirrorConfig, ProxyConfig } from './config.ts';
-import { discard, type HttpAnswer, type HttpClient, type HttpRequest } from './http.ts';
+import type { HttpAnswer, HttpClient, HttpRequest } from './http.ts';
+import { discard } from './http-body.ts';
 import { MirrorHealth, ProxyHealth } from './http-health.ts';
 import type { ForwardProxy } from './http-tunnel.ts';
 

@@ -3,7 +3,6 @@ import * as http from 'node:http';
 import * as https from 'node:https';
 import type { Duplex } from 'node:stream';
 import type { SecureContext } from 'node:tls';
-import type { HttpOptions } from './http.ts';
 
 export interface ForwardProxy {
   /** Scheme, host and port. */
@@ -24,7 +23,7 @@ export function openTunnelAgent(
   proxy: ForwardProxy,
   shared: http.AgentOptions,
   tls: Tls,
-  { connectTimeoutMs }: Pick<HttpOptions, 'connectTimeoutMs'>,
+  connectTimeoutMs: number,
 ): https.Agent {
   return new TunnelAgent(proxy, tls, connectTimeoutMs, { ...shared, ...tls });
 }

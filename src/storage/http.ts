@@ -1,14 +1,13 @@
 /**
- * HTTP for backends: keep-alive connections, a named time-out per phase, and bodies that are either exactly what was
- * asked for or an error.
+ * HTTP for backends, one hop: keep-alive connections, a named time-out per phase. What may be done with the body of an
+ * answer is in `http-body.ts`, who is asked in `http-route.ts`.
  *
  * Node's own client: on Node 20.20 importing undici holds the main thread for 84 ms and costs 19 MB of RSS (of a
  * budget of 72), `node:http` and `node:https` 3 ms and 2 MB. They are imported here with the first HTTP backend.
  */
-import type { ClientRequest, IncomingMessage } from 'node:http';
+import type { Agent, ClientRequest, IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import type { SecureContext } from 'node:tls';
-import type { Sink } from './backend.ts';
 import { storageError } from './errors.ts';
 import type { ForwardProxy } from './http-tunnel.ts';
 
@@ -20,10 +19,6 @@ const KEEP_ALIVE_MS = 15_000;
 const CONNECTIONS_MAX = 16;
 /** Connections kept while nothing is asked. */
 const KEPT_MAX = 4;
-/** Bodies that are not blob data (tokens, error texts) end here. */
-const TEXT_BODY_BYTES_MAX = 1 << 20;
-/** A new connection costs about what reading this much does. */
-const DISCARDED_BYTES_MAX = 64 << 10;
 
 export interface HttpOptions {
   skipVerify: boolean;
@@ -50,7 +45,7 @@ export interface HttpRequest {
 export interface HttpAnswer {
   status: number;
   headers: IncomingMessage['headers'];
-  /** Not read yet; one of the functions below consumes it. */
+  /** Not read yet; one of the functions of `http-body.ts` consumes it. */
   body: IncomingMessage;
   /** Who answered: the URL of the request, or the one of a mirror. */
   url: URL;
@@ -70,53 +65,73 @@ export interface HttpClient {
 /** Opens a client. Modules are loaded here, so that a daemon without HTTP backend never pays for them. */
 export async function openHttpClient(options: HttpOptions): Promise<HttpClient> {
   const [http, https] = await Promise.all([import('node:http'), import('node:https')]);
-  const shared = {
+  const { proxy } = options;
+  const pool = {
     keepAlive: true,
     keepAliveMsecs: KEEP_ALIVE_MS,
     maxSockets: CONNECTIONS_MAX,
     maxFreeSockets: KEPT_MAX,
   };
-  const { proxy } = options;
   const tls = { rejectUnauthorized: !options.skipVerify, ...(await extraAuthorities(options.ca)) };
-  const plain = new http.Agent(shared);
-  const secure = new https.Agent({ ...shared, ...tls });
   const tunnel =
-    proxy === null ? null : (await import('./http-tunnel.ts')).openTunnelAgent(proxy, shared, tls, options);
+    proxy === null
+      ? null
+      : (await import('./http-tunnel.ts')).openTunnelAgent(proxy, pool, tls, options.connectTimeoutMs);
+  return new NodeClient(options, {
+    http,
+    https,
+    plain: new http.Agent(pool),
+    secure: new https.Agent({ ...pool, ...tls }),
+    tunnel,
+  });
+}
 
+/** Node's modules and the connections of one client. */
+interface Means {
+  http: typeof import('node:http');
+  https: typeof import('node:https');
+  plain: Agent;
+  secure: Agent;
+  /** TLS through the proxy, where there is one. */
+  tunnel: Agent | null;
+}
+
+class NodeClient implements HttpClient {
+  readonly bodyTimeoutMs: number;
   /** Connections that have served a request; `reusedSocket` of Node leaves out requests that waited for one. */
-  const used = new WeakSet<Socket>();
+  private readonly used = new WeakSet<Socket>();
 
-  /** What to ask whom: the server itself, or the proxy by absolute URL or through a tunnel. */
-  function outgoingOf(request: HttpRequest, signal: AbortSignal): ClientRequest {
-    const { method, headers } = request;
-    const url = proxy?.useHttp === true ? new URL(request.url.href.replace(/^https:/, 'http:')) : request.url;
-    const isHttps = url.protocol === 'https:';
-    if (proxy === null || isHttps) {
-      const agent = isHttps ? (tunnel ?? secure) : plain;
-      const socket = options.socketPath === null ? {} : { socketPath: options.socketPath };
-      return (isHttps ? https : http).request(url, { method, headers, agent, signal, ...socket });
-    }
-    const isSecureHop = proxy.url.protocol === 'https:';
-    return (isSecureHop ? https : http).request(proxy.url, {
-      method,
-      headers: { ...headers, host: url.host, ...proxy.headers },
-      path: url.href,
-      agent: isSecureHop ? secure : plain,
-      signal,
-    });
+  constructor(
+    private readonly options: HttpOptions,
+    private readonly means: Means,
+  ) {
+    this.bodyTimeoutMs = options.bodyTimeoutMs;
   }
 
-  function once(request: HttpRequest, signal: AbortSignal): Promise<HttpAnswer> {
+  async send(request: HttpRequest, signal: AbortSignal): Promise<HttpAnswer> {
+    // A kept connection may have been closed by the server just now, and so may all of them: no failure of the server.
+    for (let kept = 0; ; kept++) {
+      try {
+        return await this.once(request, signal);
+      } catch (error) {
+        if (!(error instanceof ConnectionLost)) throw error;
+        if (!error.isKept || kept === KEPT_MAX) throw error.why;
+      }
+    }
+  }
+
+  private once(request: HttpRequest, signal: AbortSignal): Promise<HttpAnswer> {
+    const { proxy, connectTimeoutMs, headersTimeoutMs } = this.options;
     const target = proxy === null ? targetOf(request.url) : `${targetOf(request.url)} by proxy ${proxy.url.host}`;
     return new Promise((resolve, reject) => {
-      const outgoing = outgoingOf(request, signal);
+      const outgoing = this.outgoing(request, signal);
       const phase = new PhaseTimer(target, (error) => outgoing.destroy(error));
-      phase.start('connect', options.connectTimeoutMs);
-      const sent = () => phase.start('headers', options.headersTimeoutMs);
+      phase.start('connect', connectTimeoutMs);
+      const sent = () => phase.start('headers', headersTimeoutMs);
       let isKept = false;
       outgoing.on('socket', (socket) => {
-        isKept = used.has(socket);
-        used.add(socket);
+        isKept = this.used.has(socket);
+        this.used.add(socket);
         if (isKept) sent();
         else socket.once('encrypted' in socket ? 'secureConnect' : 'connect', sent);
       });
@@ -136,25 +151,32 @@ export async function openHttpClient(options: HttpOptions): Promise<HttpClient> 
     });
   }
 
-  return {
-    bodyTimeoutMs: options.bodyTimeoutMs,
-    async send(request, signal) {
-      // A kept connection may have been closed by the server just now, and so may all of them: no failure of the server.
-      for (let kept = 0; ; kept++) {
-        try {
-          return await once(request, signal);
-        } catch (error) {
-          if (!(error instanceof ConnectionLost)) throw error;
-          if (!error.isKept || kept === KEPT_MAX) throw error.why;
-        }
-      }
-    },
-    close() {
-      plain.destroy();
-      secure.destroy();
-      tunnel?.destroy();
-    },
-  };
+  /** What to ask whom: the server itself, or the proxy by absolute URL or through a tunnel. */
+  private outgoing(request: HttpRequest, signal: AbortSignal): ClientRequest {
+    const { proxy, socketPath } = this.options;
+    const { http, https, plain, secure, tunnel } = this.means;
+    const { method, headers } = request;
+    const url = proxy?.useHttp === true ? new URL(request.url.href.replace(/^https:/, 'http:')) : request.url;
+    const isHttps = url.protocol === 'https:';
+    if (proxy === null || isHttps) {
+      const agent = isHttps ? (tunnel ?? secure) : plain;
+      const socket = socketPath === null ? {} : { socketPath };
+      return (isHttps ? https : http).request(url, { method, headers, agent, signal, ...socket });
+    }
+    const isSecureHop = proxy.url.protocol === 'https:';
+    return (isSecureHop ? https : http).request(proxy.url, {
+      method,
+      headers: { ...headers, host: url.host, ...proxy.headers },
+      path: url.href,
+      agent: isSecureHop ? secure : plain,
+      signal,
+    });
+  }
+
+  close(): void {
+    const { plain, secure, tunnel } = this.means;
+    for (const agent of [plain, secure, tunnel]) agent?.destroy();
+  }
 }
 
 /** Our authorities beside the well-known ones: redirects lead from a private registry to public object stores. */
@@ -175,7 +197,7 @@ class ConnectionLost extends Error {
 }
 
 /** One timer for the phases of a request; 0 ms = no limit. */
-class PhaseTimer {
+export class PhaseTimer {
   private timer: NodeJS.Timeout | null = null;
 
   constructor(
@@ -194,10 +216,6 @@ class PhaseTimer {
     if (this.timer !== null) clearTimeout(this.timer);
     this.timer = null;
   }
-
-  refresh(): void {
-    this.timer?.refresh();
-  }
 }
 
 function connectError(target: string, error: Error): Error {
@@ -208,86 +226,4 @@ function connectError(target: string, error: Error): Error {
 /** Host and path for messages; queries of redirect targets are credentials. */
 export function targetOf(url: URL): string {
   return `${url.protocol}//${url.host}${url.pathname}`;
-}
-
-/**
- * Reads `wantedBytes` of a body after dropping its first `skipBytes`. `isWhole` says that the body must end there; else
- * the rest is cut off with its connection.
- * @throws HTTP_BODY when it is shorter (or longer, with `isWhole`), HTTP_TIMEOUT when it stalls
- */
-export async function readBody(
-  client: HttpClient,
-  answer: HttpAnswer,
-  span: { skipBytes: number; wantedBytes: number; isWhole: boolean; sink?: Sink | undefined },
-  signal: AbortSignal,
-): Promise<Buffer> {
-  const { body, url } = answer;
-  const target = targetOf(url);
-  const out = span.sink?.buffer ?? Buffer.allocUnsafeSlow(span.wantedBytes);
-  let seen = 0;
-  const timer = new PhaseTimer(target, (error) => body.destroy(error));
-  timer.start('body', client.bodyTimeoutMs);
-  const abort = () => body.destroy(signal.reason);
-  signal.addEventListener('abort', abort, { once: true });
-  try {
-    for await (const piece of body as AsyncIterable<Buffer>) {
-      timer.refresh();
-      const from = Math.max(0, span.skipBytes - seen);
-      if (from < piece.length) piece.copy(out, Math.max(0, seen - span.skipBytes), from);
-      seen += piece.length;
-      const held = span.sink?.arrived(Math.min(span.wantedBytes, Math.max(0, seen - span.skipBytes)));
-      if (held !== undefined) {
-        timer.stop();
-        await held;
-        timer.start('body', client.bodyTimeoutMs);
-      }
-      if (seen >= span.skipBytes + span.wantedBytes && !span.isWhole) break; // leaving the loop destroys the body
-      if (seen > span.skipBytes + span.wantedBytes) break;
-    }
-  } catch (error) {
-    if (signal.aborted) throw signal.reason;
-    if (error instanceof Error && 'facts' in error) throw error;
-    throw storageError('HTTP_BODY', { target, rule: `connection lost after ${seen} bytes` }, error);
-  } finally {
-    timer.stop();
-    signal.removeEventListener('abort', abort);
-  }
-  const end = span.skipBytes + span.wantedBytes;
-  if (seen < end) throw storageError('HTTP_BODY', { target, rule: `${seen} of ${end} bytes` });
-  if (span.isWhole && seen > end) throw storageError('HTTP_BODY', { target, rule: `more than ${end} bytes` });
-  return out;
-}
-
-/** Reads a small text body. */
-export async function readText(client: HttpClient, answer: HttpAnswer, signal: AbortSignal): Promise<string> {
-  const pieces: Buffer[] = [];
-  let bytes = 0;
-  const target = targetOf(answer.url);
-  const timer = new PhaseTimer(target, (error) => answer.body.destroy(error));
-  timer.start('body', client.bodyTimeoutMs);
-  const abort = () => answer.body.destroy(signal.reason);
-  signal.addEventListener('abort', abort, { once: true });
-  try {
-    for await (const piece of answer.body as AsyncIterable<Buffer>) {
-      timer.refresh();
-      pieces.push(piece);
-      if ((bytes += piece.length) > TEXT_BODY_BYTES_MAX) {
-        throw storageError('HTTP_BODY', {
-          target,
-          rule: `text longer than ${TEXT_BODY_BYTES_MAX} bytes`,
-        });
-      }
-    }
-  } finally {
-    timer.stop();
-    signal.removeEventListener('abort', abort);
-  }
-  return Buffer.concat(pieces).toString('utf8');
-}
-
-/** Done with an answer: a small body is read to its end, which keeps the connection; anything else is cut off. */
-export function discard(answer: HttpAnswer): void {
-  const length = Number(answer.headers['content-length'] ?? Number.NaN);
-  if (length <= DISCARDED_BYTES_MAX || answer.body.complete) answer.body.resume();
-  else answer.body.destroy();
 }

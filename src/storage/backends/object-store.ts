@@ -6,8 +6,9 @@
 import { createHash, createHmac } from 'node:crypto';
 import type { Backend } from '../backend.ts';
 import type { ObjectStoreConfig } from '../config.ts';
-import { discard, type HttpClient } from '../http.ts';
+import type { HttpClient } from '../http.ts';
 import { checkStatus, contentLength, rangeHeader, readRange } from '../http-blob.ts';
+import { discard } from '../http-body.ts';
 
 type Headers = Record<string, string>;
 type Method = 'GET' | 'HEAD';

@@ -4,8 +4,9 @@
  */
 import type { RegistryConfig } from '../config.ts';
 import { storageError } from '../errors.ts';
-import { discard, type HttpAnswer, type HttpClient, readText, targetOf } from '../http.ts';
+import { type HttpAnswer, type HttpClient, targetOf } from '../http.ts';
 import { checkStatus } from '../http-blob.ts';
+import { discard, readText } from '../http-body.ts';
 import type { Secret } from '../secret.ts';
 
 const CLIENT_ID = 'nydus-registry-client';

@@ -79,6 +79,17 @@ describe('tokens', () => {
     assert.equal(await read(), '234');
     assert.ok(asked.filter((line) => line.startsWith('token')).length >= 2, asked.join(', '));
   });
+  test('an answer that breaks off is worth another try', async () => {
+    const cut: Route = (_, r) => {
+      r.writeHead(200, { 'content-length': 100 });
+      r.write('{"tok', () => r.destroy());
+    };
+    routes = { v2: only(['Bearer one'], challenge()), token: cut };
+    const { read } = await open();
+    await assert.rejects(read(), { code: 'HTTP_BODY', retryable: true });
+    routes['token'] = token('one');
+    assert.equal(await read(), '234');
+  });
   test('many readers ask for one token, and one who gives up takes it from nobody', async () => {
     let finish = (): void => {};
     const isAsked = new Promise<void>((resolve) => {

@@ -8,8 +8,9 @@ import type { Logger } from '../../common/log.ts';
 import type { Backend } from '../backend.ts';
 import type { RegistryConfig } from '../config.ts';
 import { storageError } from '../errors.ts';
-import { discard, type HttpAnswer, type HttpClient, targetOf } from '../http.ts';
+import { type HttpAnswer, type HttpClient, targetOf } from '../http.ts';
 import { checkStatus, contentLength, rangeHeader, readRange } from '../http-blob.ts';
+import { discard } from '../http-body.ts';
 import { RegistryAuth } from './registry-auth.ts';
 
 /** Redirects followed from one request to the next. */
