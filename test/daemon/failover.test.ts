@@ -31,7 +31,7 @@ for (const mode of ['dedicated', 'shared'] as const) {
         await sleep(BREATH_MS);
       }
       await reader.further(1);
-      await reader.finish();
+      await reader.finish(rig.stallMsMax);
       const { ms, code } = await rig.daemon!.stop();
       assert.equal(code, 0);
       assert.ok(ms < 1000, `${ms} ms`);

@@ -8,7 +8,7 @@ import { basename, join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { FailoverRig, inState, isMounted, kernelCanResend, put, STALL_MS_MAX } from './failover-rig.ts';
+import { FailoverRig, HANG_MS_MAX, inState, isMounted, kernelCanResend, put } from './failover-rig.ts';
 import { FaultServer } from './fault-server.ts';
 
 const run = promisify(execFile);
@@ -37,7 +37,7 @@ describe('requests that a dead daemon had not answered', needsResend, () => {
           while (!(await waits())) await sleep(20);
           await registry.mode('ok'); // what it has taken it never answers
           await (end === 'kill -9' ? rig.crash() : rig.upgrade());
-          const read = await Promise.race([reading, sleep(STALL_MS_MAX, 'hangs')]);
+          const read = await Promise.race([reading, sleep(HANG_MS_MAX, 'hangs')]);
           if (policy === 'resend') assert.equal(read, rig.image.sums['data/3']);
           else assert.match(String(read), /Input\/output error/);
           assert.equal(await hash(file), rig.image.sums['data/3']);
