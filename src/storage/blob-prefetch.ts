@@ -136,7 +136,7 @@ export class BlobPrefetch {
       for (; next < chunks.length && chunks[next].info.compressedOffset - offset <= count + manner.nearBytes; next++) {
         const { index } = chunks[next];
         if (!this.isAbsent(index)) continue;
-        void blob.pending.add(index, false, digests);
+        blob.pending.addAhead(index, digests);
         mine.add(index);
       }
     };
@@ -247,7 +247,7 @@ export class BlobPrefetch {
 class Batch {
   readonly chunks: PlannedChunk[] = [];
   private bytes = 0;
-  private unit = '';
+  private last: PlannedChunk | null = null;
   private readonly digests = new Map<number, ChunkDigests>();
   readonly digestOf: ChunkDigests = (index) => this.digests.get(index)?.(index) ?? null;
 
@@ -257,7 +257,7 @@ class Batch {
 
   /** True when there is room; always for more of the unit added last, whose bytes come anyway. */
   takes(chunk: PlannedChunk, bytesMax: number): boolean {
-    if (this.isEmpty || unitKey(chunk) === this.unit) return true;
+    if (this.last === null || isOneUnit(this.last, chunk)) return true;
     return this.chunks.length < RANGE_CHUNKS_MAX && this.bytes + chunk.info.compressedSize <= bytesMax;
   }
 
@@ -266,10 +266,13 @@ class Batch {
   }
 
   add(chunk: PlannedChunk, digests: ChunkDigests): void {
-    const unit = unitKey(chunk);
-    if (unit !== this.unit) this.bytes += chunk.info.compressedSize;
-    this.unit = unit;
+    if (this.last === null || !isOneUnit(this.last, chunk)) this.bytes += chunk.info.compressedSize;
+    this.last = chunk;
     this.chunks.push(chunk);
     this.digests.set(chunk.index, digests);
   }
+}
+
+function isOneUnit(a: PlannedChunk, b: PlannedChunk): boolean {
+  return a.info.unit !== undefined && b.info.unit !== undefined && unitKey(a) === unitKey(b);
 }

@@ -157,7 +157,8 @@ export class Blob {
     const index = meta === null ? this.firstOf(wanted) : wanted.chunkIndex;
     if (this.pending.has(index) || this.cache.isReady(index) || this.cache.isUnproven(index)) return;
     const chunk = meta === null ? { ...describedChunk(this.info, wanted), index } : this.check(meta, wanted);
-    this.enqueue(chunk, false, meta === null ? describedDigest(wanted, digests) : digests).catch(() => {});
+    this.enqueue(chunk);
+    this.pending.addAhead(index, meta === null ? describedDigest(wanted, digests) : digests);
   }
 
   /** Aborts what is under way (its readers get CLOSED) and closes the files when it has ended. */
@@ -228,13 +229,13 @@ export class Blob {
       });
     }
     if (this.cache.isReady(chunk.index)) return Promise.resolve();
-    return this.enqueue(chunk, true, digests);
+    this.enqueue(chunk);
+    return this.pending.add(chunk.index, digests);
   }
 
-  private enqueue(chunk: PlannedChunk, isWanted: boolean, digests: ChunkDigests): Promise<void> {
+  private enqueue(chunk: PlannedChunk): void {
     if (this.queue.length === 0) setImmediate(() => this.flush());
     this.queue.push(chunk);
-    return this.pending.add(chunk.index, isWanted, digests);
   }
 
   /** Plans what one turn of the event loop has collected. */
@@ -270,7 +271,7 @@ export class Blob {
       budgetBytes: this.speculation.budget(offsets, Date.now()),
     });
     this.speculation.charge(plan.charges, Date.now());
-    for (const { index } of plan.extras) void this.pending.add(index, false, digests);
+    for (const { index } of plan.extras) this.pending.addAhead(index, digests);
     return plan.ranges;
   }
 

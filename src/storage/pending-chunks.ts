@@ -1,10 +1,14 @@
 /** Chunks on their way into the cache: who waits for which, so that each is fetched once however many ask. */
 import type { ChunkDigests } from './types.ts';
 
-interface Pending {
-  promise: Promise<void>;
+interface Waiter {
   resolve: () => void;
   reject: (error: unknown) => void;
+}
+
+interface Pending {
+  /** Null while nobody waits, which is how most of what is fetched ahead ends. */
+  waiters: Waiter[] | null;
   /** False while only read-ahead wants it: given up without an error when another process is at it. */
   isWanted: boolean;
   /** On its way before anybody asked. */
@@ -21,19 +25,17 @@ export class PendingChunks {
     return this.chunks.has(index);
   }
 
-  /** Settles with the chunk; the chunk must not be here yet. */
-  add(index: number, isWanted: boolean, digests: ChunkDigests): Promise<void> {
-    let resolve!: () => void;
-    let reject!: (error: unknown) => void;
-    const promise = new Promise<void>((yes, no) => {
-      resolve = yes;
-      reject = no;
-    });
-    // Read-ahead that fails has nobody to tell.
-    promise.catch(() => {});
-    if (isWanted) this.wanted++;
-    this.chunks.set(index, { promise, resolve, reject, isWanted, isAhead: !isWanted, digests });
-    return promise;
+  /** A reader waits for a chunk that is not here yet; settles with it. */
+  add(index: number, digests: ChunkDigests): Promise<void> {
+    const pending = { waiters: null, isWanted: true, isAhead: false, digests };
+    this.wanted++;
+    this.chunks.set(index, pending);
+    return waitFor(pending);
+  }
+
+  /** A chunk that is not here yet is fetched ahead: if that fails there is nobody to tell. */
+  addAhead(index: number, digests: ChunkDigests): void {
+    this.chunks.set(index, { waiters: null, isWanted: false, isAhead: true, digests });
   }
 
   /** One more reader waits for the chunk; null when it is not on its way. */
@@ -42,7 +44,7 @@ export class PendingChunks {
     if (pending === undefined) return null;
     if (!pending.isWanted) this.wanted++;
     pending.isWanted = true;
-    return pending.promise;
+    return waitFor(pending);
   }
 
   isWanted(index: number): boolean {
@@ -69,7 +71,16 @@ export class PendingChunks {
     const pending = this.chunks.get(index);
     this.chunks.delete(index);
     if (pending?.isWanted === true) this.wanted--;
-    if (error === undefined) pending?.resolve();
-    else pending?.reject(error);
+    for (const { resolve, reject } of pending?.waiters ?? []) {
+      if (error === undefined) resolve();
+      else reject(error);
+    }
   }
+}
+
+function waitFor(pending: Pending): Promise<void> {
+  return new Promise((resolve, reject) => {
+    pending.waiters ??= [];
+    pending.waiters.push({ resolve, reject });
+  });
 }

@@ -80,9 +80,9 @@ export class RangeArrivals implements Sink {
 }
 
 function unitsOf(range: FetchRange): { end: number; chunks: UnitChunks }[] {
-  const units = new Map<string, PlannedChunk[]>();
+  const units = new Map<string | number, PlannedChunk[]>();
   for (const chunk of range.chunks) {
-    const key = unitKey(chunk);
+    const key = chunk.info.unit === undefined ? chunk.index : unitKey(chunk);
     const unit = units.get(key);
     if (unit === undefined) units.set(key, [chunk]);
     else unit.push(chunk);
