@@ -8,6 +8,9 @@ const OUTPUT_RATIO_MAX = 0.8;
 const WHOLE_OUTPUT_RATIO_MAX = 1.1;
 const WHOLE_MEMORY_MB_MAX = 32;
 const WHOLE_TIME_RATIO_MAX = 1.5;
+const TRACE_RATIO_MAX = 0.6;
+/** Without the table of chunks, which every start has to read. */
+const TRACE_DEMANDS_MAX = 1;
 
 export const headings = [
   'program',
@@ -15,14 +18,16 @@ export const headings = [
   'prefetch',
   'first output, ms',
   'from start of the daemon, ms',
+  'CPU of the daemon, ms',
   'requests',
+  'of them waited for',
   'MB',
   'RSS at mount, MB',
   'peak RSS, MB',
   'whole image, s',
 ];
 
-type Figure = Exclude<keyof Start, 'wholeMs'>;
+type Figure = Exclude<keyof Start, 'wholeMs' | 'demandRequests'>;
 
 function of({ starts }: Measured, what: Figure): number[] {
   return starts.map((start) => start[what]);
@@ -40,13 +45,20 @@ export function resultRows(measured: readonly Measured[]): string[][] {
       line.prefetch,
       `${mid('outputMs', 0)} ± ${spread(of(one, 'outputMs')).toFixed(0)}`,
       mid('fromSpawnMs', 0),
+      mid('cpuMs', 0),
       mid('requests', 0),
+      demands(one),
       mid('bytes', 1, 1e6),
       mid('mountedMB', 0),
       mid('peakMB', 0),
       wholeMs.length === 0 ? '' : (median(wholeMs) / 1000).toFixed(2),
     ];
   });
+}
+
+function demands({ starts }: Measured): string {
+  const known = starts.flatMap(({ demandRequests }) => (demandRequests === null ? [] : [demandRequests]));
+  return known.length === 0 ? '' : median(known).toFixed(0);
 }
 
 /** @param idealMs what the blob takes on the line without any pause */
@@ -81,6 +93,10 @@ function barsOf(program: ProgramName, measured: readonly Measured[], idealMs: nu
   const grownMB = whole === undefined ? Number.NaN : median(whole.starts.map((s) => s.peakMB - s.mountedMB));
   const wholeMs = whole === undefined ? Number.NaN : median(whole.starts.map((s) => s.wholeMs ?? Number.NaN));
   const limitMs = WHOLE_TIME_RATIO_MAX * idealMs;
+  const trace = find('ours', 'trace');
+  const peers = measured.filter((one) => one.program === program && one.line.daemon === 'nydusd');
+  const best = [...peers].sort((a, b) => median(of(a, 'outputMs')) - median(of(b, 'outputMs')))[0];
+  const traceDemands = median(trace?.starts.map((start) => start.demandRequests ?? Number.NaN) ?? []);
   return [
     bar(`first output at most ${OUTPUT_RATIO_MAX} of nydusd's`, ratio(plain, peer, 'outputMs'), OUTPUT_RATIO_MAX),
     bar('no more bytes than nydusd', ratio(plain, peer, 'bytes'), 1),
@@ -95,6 +111,12 @@ function barsOf(program: ProgramName, measured: readonly Measured[], idealMs: nu
       'MB',
       WHOLE_MEMORY_MB_MAX,
     ),
+    bar(
+      `trace: first output at most ${TRACE_RATIO_MAX} of nydusd's best`,
+      ratio(trace, best, 'outputMs'),
+      TRACE_RATIO_MAX,
+    ),
+    figure('trace: no demand miss but the table of chunks', traceDemands, 'requests', TRACE_DEMANDS_MAX),
     figure(`whole image: cached within ${(limitMs / 1000).toFixed(1)} s`, wholeMs / 1000, 's', limitMs / 1000),
   ];
 }

@@ -17,7 +17,8 @@ import { versionOf } from './subjects.ts';
 import { REPOSITORY } from './tree.ts';
 
 export type ProgramName = 'python3' | '60 files';
-export type PrefetchKind = 'none' | 'whole image' | 'table' | 'list';
+/** `trace`: a list made from what an earlier start read, as `GET /api/v1/trace` tells it. */
+export type PrefetchKind = 'none' | 'whole image' | 'table' | 'list' | 'trace';
 
 /** One line of the table. */
 export interface Case {
@@ -31,6 +32,10 @@ export interface Start extends Counted {
   /** From a mount that answers, and from the start of the daemon. */
   outputMs: number;
   fromSpawnMs: number;
+  /** Of the daemon, from its start to the first output. */
+  cpuMs: number;
+  /** Requests that a reader waited for; null where the daemon does not tell. */
+  demandRequests: number | null;
   /** Resident memory of the daemon when the mount answered, and its most at the end. */
   mountedMB: number;
   peakMB: number;
@@ -55,6 +60,7 @@ const LINES: readonly Case[] = [
   { daemon: 'nydusd', amplifyBytes: MIB, prefetch: 'table' },
   { daemon: 'ours', amplifyBytes: MIB, prefetch: 'list' },
   { daemon: 'nydusd', amplifyBytes: MIB, prefetch: 'list' },
+  { daemon: 'ours', amplifyBytes: MIB, prefetch: 'trace' },
 ];
 const ROUNDS = 5;
 const ROUNDS_QUICK = 2;
@@ -77,11 +83,13 @@ export async function measureColdStart(options: { quick: boolean; record: boolea
   const lines = LINES.filter(({ daemon }) => daemonProgram(daemon) !== null);
   for (const program of ['python3', '60 files'] as const) {
     const tabled = peerImage(root.path, `table-${program.replace(' ', '-')}`, lists[program]);
+    const trace = await traceOf(program, plain, serverProgram, lists[program]);
     const mine = lines.map((line): Measured => ({ program, line, starts: [] }));
     for (let round = 0; round < (options.quick ? ROUNDS_QUICK : ROUNDS); round++) {
       for (const one of round % 2 === 0 ? mine : [...mine].reverse()) {
         const from = one.line.prefetch === 'table' ? tabled : plain;
-        one.starts.push(await coldStart(one, from, serverProgram, lists[program]));
+        const list = one.line.prefetch === 'trace' ? trace : `${lists[program].join('\n')}\n`;
+        one.starts.push(await coldStart(one, from, serverProgram, lists[program], list));
         process.stdout.write('.');
       }
     }
@@ -111,20 +119,23 @@ async function coldStart(
   { program, line }: Measured,
   from: PeerImage,
   serverProgram: string,
-  list: readonly string[],
+  files: readonly string[],
+  list: string,
 ): Promise<Start> {
   const server = await BlobServer.start(serverProgram, from.blobDir);
   const folder = mkdtempSync(join(ROOT_HOME, 'start-'));
   const whole = line.prefetch === 'whole image';
-  const prefetch = line.prefetch === 'none' ? null : { all: whole, files: line.prefetch === 'list' ? list : null };
+  const isListed = line.prefetch === 'list' || line.prefetch === 'trace';
+  const prefetch = line.prefetch === 'none' ? null : { all: whole, list: isListed ? list : null };
   let mounted: Mounted | null = null;
   try {
     const options = { validate: false, amplifyBytes: line.amplifyBytes, prefetch };
     mounted = await Mounted.start(line.daemon, from.bootstrap, server.backend, options, folder);
     const answeredAt = performance.now();
     const mountedMB = mounted.rssMB('now');
-    await (program === 'python3' ? firstOutput(mounted.mountpoint) : readAll(mounted.mountpoint, list));
+    await run(program, mounted.mountpoint, files);
     const outputMs = performance.now() - answeredAt;
+    const { cpuMs } = mounted;
     let wholeMs: number | null = null;
     if (whole && line.daemon === 'ours') {
       await complete(mounted, from);
@@ -132,12 +143,53 @@ async function coldStart(
     } else await sleep(SETTLE_MS);
     const { requests, bytes } = server.counted;
     const fromSpawnMs = mounted.readyMs + outputMs;
-    return { outputMs, fromSpawnMs, mountedMB, peakMB: mounted.rssMB('peak'), wholeMs, requests, bytes };
+    const demandRequests = line.daemon === 'ours' ? await demandsOf(mounted) : null;
+    return {
+      outputMs,
+      fromSpawnMs,
+      cpuMs,
+      demandRequests,
+      mountedMB,
+      peakMB: mounted.rssMB('peak'),
+      wholeMs,
+      requests,
+      bytes,
+    };
   } finally {
     await mounted?.stop();
     await server.stop();
     rmSync(folder, { recursive: true, force: true });
   }
+}
+
+function run(program: ProgramName, mountpoint: string, files: readonly string[]): Promise<void> {
+  return program === 'python3' ? firstOutput(mountpoint) : readAll(mountpoint, files);
+}
+
+/** What a start without prefetch reads. */
+async function traceOf(program: ProgramName, from: PeerImage, serverProgram: string, files: readonly string[]) {
+  const server = await BlobServer.start(serverProgram, from.blobDir);
+  const folder = mkdtempSync(join(ROOT_HOME, 'start-'));
+  const options = { validate: false, amplifyBytes: MIB, prefetch: null };
+  try {
+    const mounted = await Mounted.start('ours', from.bootstrap, server.backend, options, folder);
+    try {
+      await run(program, mounted.mountpoint, files);
+      return await mounted.ask('/api/v1/trace?mountpoint=/');
+    } finally {
+      await mounted.stop();
+    }
+  } finally {
+    await server.stop();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Requests to the backend less those of prefetch. */
+async function demandsOf(mounted: Mounted): Promise<number> {
+  const { read_count } = JSON.parse(await mounted.ask('/api/v1/metrics/backend?id=/')) as { read_count: number };
+  const cache = JSON.parse(await mounted.ask('/api/v1/metrics/blobcache?id=/')) as { prefetch_requests_count: number };
+  return read_count - cache.prefetch_requests_count;
 }
 
 async function complete(mounted: Mounted, { chunkCount }: PeerImage): Promise<void> {

@@ -3,9 +3,9 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findProgram } from './subjects.ts';
+import { callApi, findProgram } from './subjects.ts';
 import { REPOSITORY } from './tree.ts';
-import { rssKiB } from './usage.ts';
+import { cpuUs, rssKiB } from './usage.ts';
 
 const READY_MS_MAX = 30_000;
 const LOG_CHARS_KEPT = 4000;
@@ -16,8 +16,8 @@ export interface MountOptions {
   validate: boolean;
   /** `amplify_io`; null leaves it to the daemon. */
   amplifyBytes: number | null;
-  /** `fs_prefetch`; null: none. `all`: the whole image, else its table, or the given files. */
-  prefetch: { all: boolean; files: readonly string[] | null } | null;
+  /** `fs_prefetch`; null: none. `all`: the whole image, else its table and what `--prefetch-files` gets, if anything. */
+  prefetch: { all: boolean; list: string | null } | null;
 }
 
 /** Path of the daemon's program; null where it is not installed. */
@@ -54,9 +54,9 @@ export class Mounted {
     const args = ['fuse', '--mountpoint', join(folder, 'root'), '--bootstrap', bootstrap, '--config', config];
     args.push('--apisock', join(folder, 'api.sock'), '--log-level', 'warn');
     if (name === 'nydusd') args.push('--rlimit-nofile', '0');
-    const files = options.prefetch?.files ?? null;
-    if (files !== null) {
-      writeFileSync(join(folder, 'files'), files.map((file) => `${file}\n`).join(''));
+    const list = options.prefetch?.list ?? null;
+    if (list !== null) {
+      writeFileSync(join(folder, 'files'), list);
       args.push('--prefetch-files', join(folder, 'files'));
     }
     const from = performance.now();
@@ -81,8 +81,13 @@ export class Mounted {
     return join(this.folder, 'root');
   }
 
-  get apisock(): string {
-    return join(this.folder, 'api.sock');
+  /** Answer of its API. */
+  ask(path: string): Promise<string> {
+    return callApi(join(this.folder, 'api.sock'), 'GET', path);
+  }
+
+  get cpuMs(): number {
+    return cpuUs(this.child.pid as number) / 1000;
   }
 
   /** Resident memory now, or the most it ever was. */

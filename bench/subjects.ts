@@ -174,17 +174,18 @@ async function settled(running: () => Promise<boolean>): Promise<void> {
 /** True when the daemon says RUNNING (nydusd says so before a VMM is there, too). */
 export async function state(api: string): Promise<boolean> {
   try {
-    return (await call(api, 'GET', '/api/v1/daemon')).includes('RUNNING');
+    return (await callApi(api, 'GET', '/api/v1/daemon')).includes('RUNNING');
   } catch {
     return false;
   }
 }
 
 async function post(api: string, at: string, body: object): Promise<void> {
-  await call(api, 'POST', `/api/v1/mount?mountpoint=/${at}`, JSON.stringify(body));
+  await callApi(api, 'POST', `/api/v1/mount?mountpoint=/${at}`, JSON.stringify(body));
 }
 
-function call(api: string, method: string, path: string, body = ''): Promise<string> {
+/** Body of the API's answer. @throws Error when it is no success */
+export function callApi(api: string, method: string, path: string, body = ''): Promise<string> {
   return new Promise((resolve, reject) => {
     const headers =
       body === '' ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
