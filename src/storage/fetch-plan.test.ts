@@ -139,9 +139,9 @@ describe('speculation', () => {
   test('what is outstanding lessens the budget until it is shown useful or is old', () => {
     const speculation = new Speculation();
     assert.equal(speculation.budget([0], 0), SPECULATION_BYTES_MAX);
-    speculation.charge([{ end: 1_000_000, bytes: 600_000 }], 0);
-    assert.equal(speculation.budget([5_000_000], 1), SPECULATION_BYTES_MAX - 600_000);
-    assert.equal(speculation.budget([999_999], 2), SPECULATION_BYTES_MAX - 600_000);
+    speculation.charge([{ end: 1_000_000, bytes: 300_000 }], 0);
+    assert.equal(speculation.budget([5_000_000], 1), SPECULATION_BYTES_MAX - 300_000);
+    assert.equal(speculation.budget([999_999], 2), SPECULATION_BYTES_MAX - 300_000);
     assert.equal(speculation.budget([1_000_000], 3), SPECULATION_BYTES_MAX);
     speculation.charge([{ end: 1_000_000, bytes: SPECULATION_BYTES_MAX }], 100);
     assert.equal(speculation.budget([9_000_000], 200), 0);

@@ -5,15 +5,16 @@
  * but both only within a budget: bytes nobody asked for are speculation, and `Speculation` bounds how much of it can
  * be wrong. A cold read of one file therefore never fetches more than SPECULATION_BYTES_MAX beyond its own chunks.
  *
- * Each file that is begun gives a window of its own. Demands of `npm run bench -- coldstart` (Python, then the 60 files) with
- * windows of several sizes; ms = requests at 5.5 ms and bytes at 100 MB/s, one after the other:
+ * Each file that is begun gives a window of its own. `npm run bench -- coldstart` (Python / the 60 files) with windows of
+ * several sizes; ms = requests at 5.5 ms and bytes at 100 MB/s, one after the other; CPU of the daemon on a busy machine, ms:
  *
- *   window    none   64 KiB   128 KiB  256 KiB  512 KiB  768 KiB  1 MiB    2 MiB   | nydusd 2.2, 1 MiB
- *   requests  112/80  63/67    52/60    42/54    32/46    27/37    25/37    15/32   | 30/44
- *   MB        8.6/12  10/14    11/16    13/18    15/23    17/27    18/33    22/49   | 19/32
- *   ms        702/562 446/510  400/487  356/481  327/481  320/474  322/529  301/663 |
+ *   window    none     128 KiB  256 KiB  512 KiB  768 KiB  1 MiB   | nydusd 2.2, 1 MiB
+ *   requests  112/80   51/58    41/52    33/47    29/45    25/37   | 29/44
+ *   MB        8.6/12   12/16    13/19    16/23    17/28    18/33   | 19/32
+ *   ms        702/562  400/483  357/477  339/492  325/526  322/529 | 348/566
+ *   CPU                389/593  376/702  390/834  425/893          | 150/455
  *
- * One window of 768 KiB for all files, as it was before, took 100/80 requests.
+ * One window of 768 KiB for all files together, as it was before, took 100/80 requests.
  */
 import assert from 'node:assert/strict';
 import type { ChunkInfo } from './blob-layout.ts';
@@ -35,7 +36,7 @@ export interface FetchRange {
  * Speculative bytes that may be outstanding for the file begun last, that is: fetched beyond the demand and not yet shown
  * useful. Less than the 1 MiB a cold read may fetch beyond its file.
  */
-export const SPECULATION_BYTES_MAX = 768 << 10;
+export const SPECULATION_BYTES_MAX = 640 << 10;
 assert.ok(SPECULATION_BYTES_MAX < 1 << 20);
 /** Speculation this old is forgiven: later reads have nothing to do with it. */
 const FORGIVEN_AFTER_MS = 10_000;
