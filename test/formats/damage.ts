@@ -125,7 +125,7 @@ export class Damaged {
 
 const inodes = new Map<string, Map<string, InodeRecord>>();
 
-function walked(name: string): Map<string, InodeRecord> {
+export function walked(name: string): Map<string, InodeRecord> {
   let known = inodes.get(name);
   if (known === undefined) {
     const walker = new ImageWalker(join(FIXTURES, 'images/boot', `${name}.boot`));
