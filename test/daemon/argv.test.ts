@@ -5,7 +5,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
-import { type Argv, FIXTURES, localfsConfig, Nydusd } from './nydusd.ts';
+import { type Argv, FIXTURES, localfsConfig, Nydusd, slowdown } from './nydusd.ts';
 
 const RUNNING_MS_MAX = 2000;
 /** A busy machine starts late now and then, a wrong command line always does. */
@@ -35,7 +35,7 @@ async function starts(start: () => Nydusd, check: (daemon: Nydusd) => Promise<vo
       daemon.kill();
     }
   }
-  assert.ok(best <= RUNNING_MS_MAX, `RUNNING after ${best} ms`);
+  assert.ok(best <= RUNNING_MS_MAX || best <= RUNNING_MS_MAX * slowdown(), `RUNNING after ${best} ms`);
 }
 
 const QEMU = { sock: 'vhost-fs.sock', apisock: 'nydusd-api.sock' };
