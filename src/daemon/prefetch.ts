@@ -34,7 +34,7 @@ export function prefetchImage(image: PrefetchedImage, lists: Lists, store: BlobS
   const list = new PrefetchList(image, files, lists, log);
   const prefetch = new Prefetch(
     (stage) => list.items(stage),
-    (handle) => store.prefetchTarget(handle),
+    (handle, owner) => store.prefetchTarget(handle, owner),
     { threads, mergingBytes, bytesPerSecond: bandwidthBytesPerSecond, workDir: image.config.cache?.workDir ?? null },
     log,
   );

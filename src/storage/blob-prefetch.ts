@@ -53,7 +53,14 @@ export interface StreamOptions {
 }
 
 export class BlobPrefetch {
-  constructor(private readonly blob: Blob) {}
+  /** Chunks passed over because somebody else prefetches them. */
+  othersChunks = 0;
+
+  /** @param owner one for all that belongs to one mount's prefetch */
+  constructor(
+    private readonly blob: Blob,
+    private readonly owner: object,
+  ) {}
 
   /**
    * What of `wanted` is missing and not on its way, as ranges; a chunk alone may be longer than `rangeBytes`.
@@ -221,7 +228,7 @@ export class BlobPrefetch {
     const ranges = mergeChunks(batch.chunks, batchBytes * gapShare, rangeBytes, gapBytes);
     const inOrder = ranges.map((range) => ({ range, place: placeOf(range) })).sort((a, b) => a.place - b.place);
     for (const { range } of inOrder) {
-      for (const { index } of range.chunks) this.blob.claimed.add(index);
+      for (const { index } of range.chunks) this.blob.claimed.set(index, this.owner);
       yield { range, digests: batch.digestOf };
     }
   }
@@ -234,7 +241,10 @@ export class BlobPrefetch {
 
   private isFree(index: number): boolean {
     const { blob } = this;
-    return !blob.files.map.isReady(index) && !blob.cache.isUnproven(index) && !blob.claimed.has(index);
+    if (blob.files.map.isReady(index) || blob.cache.isUnproven(index)) return false;
+    const owner = blob.claimed.get(index);
+    if (owner !== undefined && owner !== this.owner) this.othersChunks++;
+    return owner === undefined;
   }
 
   private isAbsent(index: number): boolean {

@@ -59,8 +59,8 @@ export interface BlobReads {
 
 export class Blob {
   readonly pending = new PendingChunks();
-  /** Chunks of ranges that prefetch streams, or is about to. */
-  readonly claimed = new Set<number>();
+  /** Chunks of ranges that prefetch streams, or is about to, and for whom. */
+  readonly claimed = new Map<number, object>();
   private queue: PlannedChunk[] = [];
   private readonly speculation = new Speculation();
   readonly locks: ChunkLocks;

@@ -32,7 +32,7 @@ function start(config: StorageConfig, options: Partial<PrefetchOptions> = {}, lo
   const handle = store.openBlob(MADE.info, MADE.digests, config);
   const prefetch = new Prefetch(
     (stage) => (stage === 'behind' ? [{ handle: handle.handle, chunks: 'all' }] : []),
-    (number) => store.prefetchTarget(number),
+    (number, owner) => store.prefetchTarget(number, owner),
     { ...OPTIONS, ...options },
     log,
   );
@@ -109,12 +109,32 @@ test('two mounts of one blob: the second waits for nothing and fetches nothing',
   const second = store.openBlob(MADE.info, MADE.digests, config);
   const other = new Prefetch(
     (stage) => (stage === 'behind' ? [{ handle: second.handle, chunks: 'all' }] : []),
-    (number) => store.prefetchTarget(number),
+    (number, owner) => store.prefetchTarget(number, owner),
     OPTIONS,
     SILENT,
   );
   await Promise.all([prefetch.ended, other.ended]);
   assert.equal(store.stats.chunksFetched, COUNT);
+  assert.deepEqual([prefetch.progress.state, other.progress.state], ['done', 'done']);
+  await store.close();
+});
+
+test('what one mount leaves when it goes, another goes on with', async () => {
+  const config = localConfig(freshDir(), BLOBS);
+  const { store, prefetch } = start(config, { bytesPerSecond: 1 << 20 });
+  const second = store.openBlob(MADE.info, MADE.digests, config);
+  while (store.chunksReady(second.handle) === 0) await sleep(1);
+  const other = new Prefetch(
+    (stage) => (stage === 'behind' ? [{ handle: second.handle, chunks: 'all' }] : []),
+    (number, owner) => store.prefetchTarget(number, owner),
+    OPTIONS,
+    SILENT,
+  );
+  await sleep(50);
+  await prefetch.stop();
+  await other.ended;
+  assert.equal(other.progress.state, 'done');
+  assert.equal(store.chunksReady(second.handle), COUNT);
   await store.close();
 });
 

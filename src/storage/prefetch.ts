@@ -113,7 +113,7 @@ export class Prefetch {
    */
   constructor(
     private readonly items: (stage: Stage) => Iterable<PrefetchItem>,
-    private readonly targetOf: (handle: number) => PrefetchTarget | undefined,
+    private readonly targetOf: (handle: number, owner: object) => PrefetchTarget | undefined,
     private readonly options: PrefetchOptions,
     private readonly log: Logger,
   ) {
@@ -198,18 +198,23 @@ export class Prefetch {
   private async *ranges(manner: Manner): AsyncGenerator<Work> {
     for (const { handle, chunks } of this.items(manner.rank)) {
       await nextTurn();
-      const target = this.targetOf(handle);
+      const target = this.targetOf(handle, this);
       if (target === undefined) continue;
       const pace = this.paceOf(manner.rank, target);
       try {
         await pace.hold(this.ending.signal);
         for await (const range of target.behind.ranges(chunks, target.digests, manner)) {
-          if (this.ending.signal.aborted) return;
+          if (this.ending.signal.aborted) {
+            target.behind.drop(range);
+            return;
+          }
           yield { ...range, behind: target.behind, pace };
         }
       } catch (error) {
         this.failed(error);
       }
+      // Their prefetch may end before they come.
+      if (target.behind.othersChunks > 0) this.left++;
       if (this.ending.signal.aborted) return;
     }
   }

@@ -145,12 +145,12 @@ export class BlobStore {
     return this.opened.get(handle)?.shared.blob.files.map.countReady() ?? 0;
   }
 
-  /** What prefetch needs to know of an open blob; undefined when it is closed. */
-  prefetchTarget(handle: number): PrefetchTarget | undefined {
+  /** What prefetch, on behalf of `owner`, needs to know of an open blob; undefined when it is closed. */
+  prefetchTarget(handle: number, owner: object): PrefetchTarget | undefined {
     const opened = this.opened.get(handle);
     if (opened === undefined) return undefined;
     const { blob, backend } = opened.shared;
-    return { behind: new BlobPrefetch(blob), digests: opened.digests, gate: backend.gate };
+    return { behind: new BlobPrefetch(blob, owner), digests: opened.digests, gate: backend.gate };
   }
 
   /** What the backend of an open blob was asked so far; undefined when it is closed. Blobs of one backend share it. */
