@@ -253,5 +253,11 @@ export async function inState(daemon: Nydusd, wanted: string): Promise<void> {
 }
 
 export function isMounted(mountpoint: string): boolean {
-  return readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${mountpoint} `);
+  return mountsOn(mountpoint) > 0;
+}
+
+/** How many file systems lie on each other there. */
+export function mountsOn(mountpoint: string): number {
+  const field = ` ${mountpoint.replaceAll(' ', '\\040')} `;
+  return readFileSync('/proc/self/mountinfo', 'utf8').split(field).length - 1;
 }
