@@ -18,8 +18,8 @@ const LARGE_IMAGE = 100_000;
 const OPEN_ROWS = ['GETATTR', 'LOOKUP+FORGET', 'READ 4 KiB', 'READ 128 KiB'];
 /** Before the first slice of a row: a compiler that works while the row runs has seen it by then. */
 const WARM_ROW_MS = 300;
-/** 1,500 requests at the lower rate: below that, a 99th percentile is noise. */
-const OPEN_SLICE_MS = 1500;
+/** 1,000 requests at the lower rate: below that, a 99th percentile is noise. */
+const OPEN_SLICE_MS = 1000;
 /** What the bars of open loops compare. */
 const OPEN_SUBJECTS: readonly SubjectName[] = ['ours', 'ours-quiet', 'nydusd', 'virtiofsd'];
 /** Idle: from this long after the last request, over this long. */

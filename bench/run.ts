@@ -2,7 +2,7 @@
  * `npm run bench`: see README.md.
  *
  *     npm run bench [-- --quick] [--row NAME] [--fs share|image] [--depth 1|32|open1000|open20000] [--subject A,B]
- *     npm run bench -- process|build|coldstart [--quick] [--record]
+ *     npm run bench -- process|build|coldstart|all [--quick] [--record]
  */
 import { spawnSync } from 'node:child_process';
 import { measureBuild } from './build.ts';
@@ -35,10 +35,30 @@ const COMMANDS: Record<string, { pinned: boolean; run: (argv: readonly string[])
   coldstart: { pinned: false, run: (argv) => measureColdStart(parseCommon(argv)) },
 };
 
+/** What `all` runs, one after the other, each in a process of its own. The null file system and the C virtiofsd are left out. */
+const ALL: readonly (readonly string[])[] = [
+  ['rows', '--subject', 'ours,ours-quiet,nydusd,virtiofsd'],
+  ['process'],
+  ['coldstart'],
+  ['build'],
+];
+
+/** A benchmark that fails does not keep the others from being run. */
+function runAll(argv: readonly string[]): void {
+  parseCommon(argv);
+  for (const command of ALL) {
+    process.stdout.write(`\n== ${command[0]}\n`);
+    const args = [...process.execArgv, process.argv[1] as string, ...command, ...argv];
+    const { status } = spawnSync(process.execPath, args, { stdio: 'inherit' });
+    if (status !== 0) process.exitCode = 1;
+  }
+}
+
 async function main(argv: readonly string[]): Promise<void> {
   const [name, ...rest] = argv[0] !== undefined && !argv[0].startsWith('-') ? argv : ['rows', ...argv];
+  if (name === 'all') return runAll(rest);
   const command = COMMANDS[name as string];
-  if (command === undefined) throw new Error(`unknown command ${name}: ${Object.keys(COMMANDS).join(', ')}`);
+  if (command === undefined) throw new Error(`unknown command ${name}: ${Object.keys(COMMANDS).join(', ')}, all`);
   if (command.pinned) onCore();
   await command.run(rest);
 }
