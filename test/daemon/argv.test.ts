@@ -105,7 +105,7 @@ describe('A1: Kata', () => {
       await starts(start, async (daemon) => {
         assert.ok(existsSync(daemon.sock) && existsSync(daemon.apisock), 'a socket is missing');
         (await daemon.connectVmm()).destroy();
-        assert.match(daemon.output, /options of virtiofsd ignored: .*--thread-pool-size=1 --announce-submounts/);
+        await daemon.printed(/options of virtiofsd ignored: .*--thread-pool-size=1 --announce-submounts/);
       });
     });
   }

@@ -74,6 +74,12 @@ export class Nydusd {
     return this.child.pid!;
   }
 
+  /** Waits for what it prints: an answer of its API may be here before the line that was written earlier. */
+  async printed(what: RegExp): Promise<void> {
+    for (let i = 0; i < 300 && !what.test(this.output) && this.child.exitCode === null; i++) await sleep(10);
+    assert.match(this.output, what);
+  }
+
   /** Polls the API until RUNNING. */
   async running(): Promise<void> {
     const deadline = performance.now() + READY_MS_MAX;

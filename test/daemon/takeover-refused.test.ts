@@ -133,7 +133,7 @@ describe('a state that cannot be used', () => {
     await given.catch(() => {});
     assert.equal(status, 500, text);
     assert.match(text, says);
-    assert.match(next.output, /ERROR.* cannot take over /);
+    await next.printed(/ERROR.* cannot take over /);
     assert.equal((await next.info()).state, 'INIT');
     assert.deepEqual((await next.info()).backend_collection, {});
     fdsAfter.push(openFds(next));
@@ -213,7 +213,7 @@ describe('without what it takes', () => {
     assert.match((await waiting.request('PUT', TAKEOVER)).text, missing);
     assert.equal((await waiting.stop()).code, 0);
     const second = await start();
-    assert.match(second.output, /the file system of a dead daemon was detached/);
+    await second.printed(/the file system of a dead daemon was detached/);
     assert.deepEqual(readdirSync(mountpoint), []);
     assert.equal(mountsOn(mountpoint), 1);
     // Without anybody to go on, exit unmounts too.
