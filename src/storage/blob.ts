@@ -268,7 +268,8 @@ export class Blob {
         !this.pending.has(index) &&
         !this.isUnverifiable(index, digests),
       windowBytes: this.options.amplifyIoBytes,
-      budgetBytes: this.speculation.budget(offsets, Date.now()),
+      // What lies between chunks that only their readers know would be read for nothing, and again for each.
+      budgetBytes: meta === null ? 0 : this.speculation.budget(offsets, Date.now()),
     });
     this.speculation.charge(plan.charges, Date.now());
     for (const { index } of plan.extras) this.pending.addAhead(index, digests);

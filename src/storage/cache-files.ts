@@ -67,6 +67,7 @@ export class CacheFiles {
   lockFd = -1;
   readonly dataPath: string;
   private readonly mapPath: string;
+  private readonly oldMapPath: string;
   private readonly lockPath: string;
   private readonly bootPath: string;
   /** Of the other form, with which this one would share its map. */
@@ -84,6 +85,7 @@ export class CacheFiles {
     this.dataPath = pathOf(isRaw ? 'raw' : 'data');
     this.otherPath = pathOf(isRaw ? 'data' : 'raw');
     this.mapPath = pathOf('map');
+    this.oldMapPath = pathOf('oldMap');
     this.metaPath = pathOf('meta');
     this.lockPath = pathOf('lock');
     this.bootPath = pathOf('boot');
@@ -125,7 +127,7 @@ export class CacheFiles {
     // A cut to length 0 looks like a file just made, whose map is no other's: this one's is stale.
     try {
       if (statSync(this.dataPath).ino === fstatSync(this.dataFd).ino) {
-        unlinkIfThere(this.mapPath);
+        this.unlinkMaps();
         unlinkIfThere(this.dataPath);
       }
     } catch {
@@ -186,11 +188,17 @@ export class CacheFiles {
     }
   }
 
+  /** Without its data a map promises zeros: to us, and under its older name to nydusd 2.2. */
+  private unlinkMaps(): void {
+    unlinkIfThere(this.mapPath);
+    unlinkIfThere(this.oldMapPath);
+  }
+
   /** Bits mean one form: files of the other go when nobody uses them. */
   private removeOtherForm(): void {
     if (!existsSync(this.otherPath)) return;
-    const isRemoved = withUnused([this.mapPath, this.otherPath], () => {
-      unlinkIfThere(this.mapPath);
+    const isRemoved = withUnused([this.mapPath, this.oldMapPath, this.otherPath], () => {
+      this.unlinkMaps();
       unlinkIfThere(this.otherPath);
     });
     if (isRemoved) return;
@@ -208,7 +216,7 @@ export class CacheFiles {
       data = -1;
     }
     // Bits without their data would serve zeros: a map outlives its data file when a cleaner removed only the latter.
-    if (data < 0 || fstatSync(data).size !== fileBytes) unlinkIfThere(this.mapPath);
+    if (data < 0 || fstatSync(data).size !== fileBytes) this.unlinkMaps();
     if (data < 0) data = createSized(this.dataPath, fileBytes);
     let map = -1;
     try {
