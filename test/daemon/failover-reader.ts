@@ -1,6 +1,6 @@
 /**
  * Reads all files of an image again and again, past the page cache, and tells of each round on stdout. One file stays
- * open from the beginning, and so does the root directory, half read. Ends when stdin does.
+ * open from the beginning, and so does the root directory, half read. Ends when stdin does, and when something is wrong.
  *
  *     argv: root of the image, JSON of path → SHA-256
  */
@@ -69,4 +69,7 @@ while (!ends) {
     wrong.push(String(error));
   }
   process.stdout.write(`${JSON.stringify({ stallMs, wrong })}\n`);
+  if (wrong.length > 0) break;
+  await turn();
 }
+process.stdin.destroy();

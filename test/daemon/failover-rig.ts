@@ -218,7 +218,7 @@ export class Reader {
   async further(more: number): Promise<void> {
     const until = this.rounds.length + more + 1;
     while (this.rounds.length < until && this.child.exitCode === null) await sleep(10);
-    assert.equal(this.child.exitCode, null, 'the reader died');
+    assert.equal(this.child.exitCode, null, `the reader ended: ${this.rounds.at(-1)?.wrong.join(', ')}`);
   }
 
   /** Ends it. @throws AssertionError for the first round that noticed anything, or when a call took longer than that */
