@@ -41,6 +41,7 @@ export interface NamedNode {
 const WHOLE: readonly Span[] = [{ offset: 0, bytes: Number.MAX_SAFE_INTEGER }];
 
 export class FileChunks {
+  private readonly cache = new PageCache(CACHE_BYTES);
   private readonly metadata: Metadata;
   private readonly nodes: Nodes;
   private readonly record = new ChunkRecord();
@@ -51,7 +52,7 @@ export class FileChunks {
     geometry: Geometry,
     private readonly blobs: readonly BlobInfo[],
   ) {
-    this.metadata = newMetadata(new PageCache(CACHE_BYTES), fd, geometry, blobs.length, false);
+    this.metadata = newMetadata(this.cache, fd, geometry, blobs.length, false);
     this.nodes = new Nodes(this.metadata, path, SILENT);
   }
 
@@ -68,6 +69,7 @@ export class FileChunks {
 
   close(): void {
     this.metadata.close();
+    this.cache.close();
     closeSync(this.fd);
   }
 

@@ -106,3 +106,12 @@ test('slots of dropped files are used again before memory nobody has touched', (
   }
   assert.equal(touched.size, 3);
 });
+
+test('memory of a cache that is closed goes to the next one', () => {
+  const first = new PageCache(64 * 1024);
+  const { address } = first.memory;
+  first.close();
+  const second = new PageCache(64 * 1024);
+  assert.equal(second.memory.address, address);
+  second.close();
+});

@@ -42,7 +42,7 @@ export class PageCache {
   /** @param bytes a power of two of at least two pages */
   constructor(bytes = CACHE_BYTES_MAX) {
     if (bytes < 2 * PAGE_BYTES || (bytes & (bytes - 1)) !== 0) throw new RangeError(`page cache of ${bytes} bytes`);
-    this.memory = new NativeMemory(bytes);
+    this.memory = NativeMemory.borrow(bytes);
     this.slots = bytes / PAGE_BYTES;
     const buckets = this.slots * 2;
     this.hashShift = Math.clz32(buckets) + 1;
@@ -51,6 +51,11 @@ export class PageCache {
     this.fileOf = new Uint32Array(this.slots);
     this.pageOf = new Uint32Array(this.slots);
     this.referenced = new Uint8Array(this.slots);
+  }
+
+  /** Gives the memory back, of a cache made for a short time; nothing of it may be used afterwards. */
+  close(): void {
+    this.memory.free();
   }
 
   /**

@@ -48,6 +48,7 @@ export interface WalkEntry {
 export class ImageWalker {
   readonly blobs: readonly BlobInfo[];
   readonly metadata: Metadata;
+  private readonly cache: PageCache;
   private readonly nodes: Nodes;
   private readonly fd: number;
 
@@ -63,13 +64,14 @@ export class ImageWalker {
     image.close();
     this.fd = image.fd;
     this.blobs = image.blobs;
-    const cache = new PageCache(CACHE_BYTES);
-    this.metadata = newMetadata(cache, image.fd, image.geometry, image.blobs.length, validate);
+    this.cache = new PageCache(CACHE_BYTES);
+    this.metadata = newMetadata(this.cache, image.fd, image.geometry, image.blobs.length, validate);
     this.nodes = new Nodes(this.metadata, path, SILENT);
   }
 
   close(): void {
     this.metadata.close();
+    this.cache.close();
     closeSync(this.fd);
   }
 
