@@ -5,6 +5,7 @@
  *     GET /?mode=M[&from=N][&until=N][&blob=ID] on the second port   M: a Mode; answers Counted since the last call
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import { createServer, get, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -252,11 +253,10 @@ async function serve(dir: string): Promise<void> {
 }
 
 /** Listens on `port`, or on any; its number. */
-function listening(server: Server, port: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(port, '127.0.0.1', () => resolve((server.address() as AddressInfo).port));
-  });
+async function listening(server: Server, port: number): Promise<number> {
+  server.listen(port, '127.0.0.1');
+  await once(server, 'listening');
+  return (server.address() as AddressInfo).port;
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await serve(process.argv[2]!);
