@@ -144,7 +144,9 @@ describe('a host directory through /dev/fuse', () => {
 for (const what of ['an image', 'nothing']) {
   test(`who serves nothing any more does not block stat of its mount point: ${what} on it`, async () => {
     const fixture = fixtureCases().find(({ name }) => name === 'v6-zstd-blake3')!;
-    const image = ['--bootstrap', fixture.bootstrap, '--localfs-dir', BLOBS];
+    const config = path.join(ROOT, 'config.json');
+    fs.writeFileSync(config, JSON.stringify(localfsConfig(BLOBS, fs.mkdtempSync(path.join(ROOT, 'cache-')))));
+    const image = ['--bootstrap', fixture.bootstrap, '--config', config];
     const served = await mounted(what === 'an image' ? image : []);
     try {
       fs.statSync(served.mountpoint);
