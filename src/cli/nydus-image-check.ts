@@ -6,7 +6,7 @@ import { checkImage } from '../image/check.ts';
 import { imageError } from '../image/errors.ts';
 import { saveReport } from '../image/report.ts';
 import { shown } from '../image/source.ts';
-import { FEATURE } from '../storage/blob-layout.ts';
+import { FEATURE } from '../storage/tables/blob-layout.ts';
 import type { BlobInfo } from '../storage/types.ts';
 import { CommandLog } from './command-log.ts';
 import { EXIT_OK, print } from './fail.ts';

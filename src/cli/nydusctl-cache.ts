@@ -2,10 +2,10 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { codeOf, defineErrors } from '../common/app-error.ts';
-import { type CacheContents, type CachedBlob, isEmptyHanded, readCacheDir } from '../storage/cache-dir.ts';
-import { evictBlob, isBlobInUse } from '../storage/cache-evict.ts';
-import { makeRoom } from '../storage/cache-keeper.ts';
-import { MARKS_DEFAULT } from '../storage/cache-limits.ts';
+import { type CacheContents, type CachedBlob, isEmptyHanded, readCacheDir } from '../storage/cache/cache-dir.ts';
+import { evictBlob, isBlobInUse } from '../storage/cache/cache-evict.ts';
+import { makeRoom } from '../storage/cache/cache-keeper.ts';
+import { MARKS_DEFAULT } from '../storage/cache/cache-limits.ts';
 import { usageError } from './fail.ts';
 
 interface Facts {

@@ -9,8 +9,8 @@ import { basename } from 'node:path';
 import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import type { OpenedImage as Bootstrap } from '../rafs/open-image.ts';
-import type { BackendConfig, StorageConfig } from '../storage/config.ts';
-import type { Prefetch, PrefetchProgress } from '../storage/prefetch.ts';
+import type { BackendConfig, StorageConfig } from '../storage/config/config.ts';
+import type { Prefetch, PrefetchProgress } from '../storage/prefetch/prefetch.ts';
 import type { StoreStats } from '../storage/stats.ts';
 import type { BlobStore } from '../storage/store.ts';
 import type { WantedChunk } from '../storage/types.ts';
@@ -52,7 +52,7 @@ export class LazyImages implements Images {
     const [{ BlobStore }, { parseConfig }, { openImage }, { shownConfig }, { FileStats }, { newAccessLog }] =
       await Promise.all([
         import('../storage/store.ts'),
-        import('../storage/config.ts'),
+        import('../storage/config/config.ts'),
         import('../rafs/open-image.ts'),
         import('./shown-config.ts'),
         import('../fuse/file-stats.ts'),
@@ -170,7 +170,7 @@ export class LazyImages implements Images {
 
   /** `GET /api/v1/config`: with an id its own keys, without one all, prefixed. Credentials show as `***`. */
   async settings(id: string | null): Promise<Record<string, string>> {
-    const { shownSettings } = await import('../storage/config-change.ts');
+    const { shownSettings } = await import('../storage/config/config-change.ts');
     const settings: Record<string, string> = {};
     for (const { path, backend } of this.backendsOf(id)) {
       const prefix = id === null ? `${path}:` : '';
@@ -181,7 +181,7 @@ export class LazyImages implements Images {
 
   /** `PUT /api/v1/config`: changes the images that `id` names (all without one); counts from their next request. */
   async change(id: string | null, settings: Settings): Promise<void> {
-    const { applyChange, isSetting, parseChange } = await import('../storage/config-change.ts');
+    const { applyChange, isSetting, parseChange } = await import('../storage/config/config-change.ts');
     const unknown = Object.keys(settings).find((key) => !isSetting(key));
     if (unknown !== undefined) throw daemonError('CONFIG_KEY', { key: unknown.slice(0, 60) });
     const change = parseChange(settings);

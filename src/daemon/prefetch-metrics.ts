@@ -1,5 +1,5 @@
 /** What `GET /api/v1/metrics/blobcache` says of prefetch: the contract's members (kata-contract 4.5), then our own. */
-import type { PrefetchProgress } from '../storage/prefetch.ts';
+import type { PrefetchProgress } from '../storage/prefetch/prefetch.ts';
 
 /** Chunks of an image's blobs. */
 export interface Cached {

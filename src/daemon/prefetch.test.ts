@@ -8,7 +8,7 @@ import { FileChunks } from '../rafs/file-chunks.ts';
 import { bootPath } from '../rafs/fixture-blobs.testing.ts';
 import { openImage } from '../rafs/open-image.ts';
 import { withoutExtendedTable } from '../rafs/v5/synthetic.testing.ts';
-import { parseConfig } from '../storage/config.ts';
+import { parseConfig } from '../storage/config/config.ts';
 import { BLOBS_DIR, FIXTURES } from '../storage/fixtures.testing.ts';
 import { BlobStore } from '../storage/store.ts';
 import { parseTrace, parseTraceText } from './access-trace.ts';

@@ -1,5 +1,5 @@
 /** A storage configuration as the API shows it: v2 shape, every member present, nothing secret (kata-contract 4.4). */
-import type { BackendConfig, HttpConfig, StorageConfig } from '../storage/config.ts';
+import type { BackendConfig, HttpConfig, StorageConfig } from '../storage/config/config.ts';
 
 /** `config` member of a RAFS mount in DaemonInfo. */
 export function shownConfig(config: StorageConfig): object {

@@ -8,6 +8,8 @@
  */
 import { CHUNK_FLAG } from '../rafs/chunk-entry.ts';
 import { BLOB_ID_BYTES } from '../rafs/v6/blob-table-layout.ts';
+import { CODECS } from '../storage/codecs/codecs.ts';
+import { DIGEST_BYTES, DIGESTS } from '../storage/codecs/digests.ts';
 import {
   type ChunkInfo,
   COMPRESSED_BLOB_BYTES_MAX,
@@ -20,9 +22,7 @@ import {
   PART,
   TOC_FLAG,
   type TocEntry,
-} from '../storage/blob-layout.ts';
-import { CODECS } from '../storage/codecs.ts';
-import { DIGEST_BYTES, DIGESTS } from '../storage/digests.ts';
+} from '../storage/tables/blob-layout.ts';
 import type { BlobInfo, Compressor, Digester } from '../storage/types.ts';
 import type { ChunkStore } from './chunk-store.ts';
 import { imageError } from './errors.ts';

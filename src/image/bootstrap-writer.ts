@@ -20,7 +20,7 @@ import {
   ROOT_NID,
   SUPERBLOCK_OFFSET,
 } from '../rafs/v6/layout.ts';
-import { FEATURE } from '../storage/blob-layout.ts';
+import { FEATURE } from '../storage/tables/blob-layout.ts';
 import type { BlobInfo, Compressor, Digester } from '../storage/types.ts';
 import type { ChunkRefs, ChunkStore } from './chunk-store.ts';
 import { imageError } from './errors.ts';

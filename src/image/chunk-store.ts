@@ -3,7 +3,7 @@
  * objects in a Map, so that the 1.3 million chunks of 5 GiB at 4 KiB cost 110 MB and no GC pause.
  */
 import { BUILDER_CHUNKS_MAX } from '../rafs/flags.ts';
-import { DIGEST_BYTES } from '../storage/digests.ts';
+import { DIGEST_BYTES } from '../storage/codecs/digests.ts';
 import { imageError } from './errors.ts';
 
 const FIRST_CAPACITY = 1024;

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { after, describe, test } from 'node:test';
 import { bundleWorker } from '../common/bundle.testing.ts';
-import { CODECS } from '../storage/codecs.ts';
+import { CODECS } from '../storage/codecs/codecs.ts';
 import type { Compressor } from '../storage/types.ts';
 import { Chunker } from './chunker.ts';
 import { CompressPipe } from './compress-pipe.ts';

@@ -5,8 +5,8 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { alignUp } from '../common/u64.ts';
-import { BLOCK_BYTES, UNCOMPRESSED_BLOB_BYTES_MAX } from '../storage/blob-layout.ts';
-import { crc32c, DIGESTS } from '../storage/digests.ts';
+import { crc32c, DIGESTS } from '../storage/codecs/digests.ts';
+import { BLOCK_BYTES, UNCOMPRESSED_BLOB_BYTES_MAX } from '../storage/tables/blob-layout.ts';
 import type { Digester } from '../storage/types.ts';
 import { ChunkRefs, ChunkStore } from './chunk-store.ts';
 import type { CompressPipe } from './compress-pipe.ts';

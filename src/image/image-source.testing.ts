@@ -6,8 +6,8 @@ import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from 'nod
 import { join } from 'node:path';
 import { S_IFLNK, S_IFMT, S_IFREG } from '../rafs/v6/inode-layout.ts';
 import { ImageWalker, type WalkEntry } from '../rafs/walk.ts';
-import { CHUNK_FLAG, chunkInfoBytes, decodeChunkInfo } from '../storage/blob-layout.ts';
-import { CODECS, compressorOf } from '../storage/codecs.ts';
+import { CODECS, compressorOf } from '../storage/codecs/codecs.ts';
+import { CHUNK_FLAG, chunkInfoBytes, decodeChunkInfo } from '../storage/tables/blob-layout.ts';
 import type { BlobInfo } from '../storage/types.ts';
 import type { BuildOptions } from './build.ts';
 import type { ByteText, FileContent, ImageSource, SourceEntry } from './source.ts';

@@ -9,7 +9,7 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { alignUp } from '../common/u64.ts';
-import { CODECS, compressedBytesMax } from '../storage/codecs.ts';
+import { CODECS, compressedBytesMax } from '../storage/codecs/codecs.ts';
 import type { Compressor } from '../storage/types.ts';
 
 export const SLOT = { EMPTY: 0, READY: 1, CLAIMED: 2, DONE: 3, FAILED: 4 } as const;

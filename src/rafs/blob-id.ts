@@ -1,6 +1,6 @@
 /** Names of blobs: what a blob table may call them, and which object is meant (rafs-format 0.5, 3.11). */
 import { basename } from 'node:path';
-import { FEATURE } from '../storage/blob-layout.ts';
+import { FEATURE } from '../storage/tables/blob-layout.ts';
 
 /** Ids become file names and URLs: no path tricks, no control bytes, not empty. */
 export function blobIdLegal(id: string): boolean {

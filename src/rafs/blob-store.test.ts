@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, type TestContext, test } from 'node:test';
 import { SILENT } from '../common/log.ts';
-import { parseConfig } from '../storage/config.ts';
+import { parseConfig } from '../storage/config/config.ts';
 import { BLOBS_DIR, FIXTURES } from '../storage/fixtures.testing.ts';
 import { registryMissing, startRegistry } from '../storage/registry.testing.ts';
 import { BlobStore } from '../storage/store.ts';

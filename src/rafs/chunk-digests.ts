@@ -8,7 +8,7 @@
  *     hash(blob, chunk) → slot → entry number → pread 80 bytes → key equal? digest
  */
 import { readSync } from 'node:fs';
-import { CRC_BYTES } from '../storage/digests.ts';
+import { CRC_BYTES } from '../storage/codecs/digests.ts';
 import type { ChunkDigests } from '../storage/types.ts';
 import { atByte } from './broken.ts';
 import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES, CHUNK_FLAG } from './chunk-entry.ts';

@@ -3,7 +3,7 @@
  * are named slots here: the error says what was found.
  */
 import { fstatSync } from 'node:fs';
-import { decodeTarHeader, PART, TAR_HEADER_BYTES } from '../storage/blob-toc.ts';
+import { decodeTarHeader, PART, TAR_HEADER_BYTES } from '../storage/tables/blob-toc.ts';
 import { readAt } from './bootstrap-file.ts';
 import { rafsError } from './errors.ts';
 import { HEAD_BYTES } from './geometry.ts';

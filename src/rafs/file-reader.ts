@@ -11,7 +11,7 @@ import type { ReadArgs } from '../fuse/args.ts';
 import { S } from '../fuse/flags.ts';
 import { PARKED, RESUME, type Request } from '../fuse/request.ts';
 import { readInto, zero } from '../fuse/segments.ts';
-import { SpillView } from '../storage/spill-bits.ts';
+import { SpillView } from '../storage/cache/spill-bits.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import { errno, errnoName } from '../sys/errno.ts';
 import { RWF_NOWAIT } from '../sys/io.ts';

@@ -2,11 +2,11 @@
 import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { CHUNK_FLAG, chunkInfoBytes, decodeChunkInfo } from '../storage/blob-layout.ts';
-import { CODECS, compressorOf } from '../storage/codecs.ts';
-import { DIGESTS } from '../storage/digests.ts';
+import { newSpillHandle } from '../storage/cache/spill-bits.ts';
+import { CODECS, compressorOf } from '../storage/codecs/codecs.ts';
+import { DIGESTS } from '../storage/codecs/digests.ts';
 import { BLOBS_DIR, FIXTURES } from '../storage/fixtures.testing.ts';
-import { newSpillHandle } from '../storage/spill-bits.ts';
+import { CHUNK_FLAG, chunkInfoBytes, decodeChunkInfo } from '../storage/tables/blob-layout.ts';
 import type { BlobHandle, BlobInfo, ChunkDigests, WantedChunk } from '../storage/types.ts';
 
 /** Every image, with the name of its expected tree. */

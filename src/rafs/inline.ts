@@ -7,8 +7,15 @@
 import { createHash } from 'node:crypto';
 import { closeSync, fstatSync, writeSync } from 'node:fs';
 import { codeOf, explain } from '../common/app-error.ts';
-import { decodeTarHeader, decodeToc, PART, TAR_HEADER_BYTES, TOC_BYTES_MAX, TOC_FLAG } from '../storage/blob-toc.ts';
-import { CODECS } from '../storage/codecs.ts';
+import { CODECS } from '../storage/codecs/codecs.ts';
+import {
+  decodeTarHeader,
+  decodeToc,
+  PART,
+  TAR_HEADER_BYTES,
+  TOC_BYTES_MAX,
+  TOC_FLAG,
+} from '../storage/tables/blob-toc.ts';
 import { anonymousFile, readAt } from './bootstrap-file.ts';
 import { atByte } from './broken.ts';
 import { detectFile } from './detect.ts';

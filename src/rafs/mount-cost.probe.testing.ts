@@ -4,7 +4,7 @@
  * the code up and are not counted.
  */
 import { SILENT } from '../common/log.ts';
-import { newSpillHandle } from '../storage/spill-bits.ts';
+import { newSpillHandle } from '../storage/cache/spill-bits.ts';
 import { Rafs } from './file-system.ts';
 import { Guest } from './guest.testing.ts';
 import { ROOT_LOCAL } from './nodes.ts';

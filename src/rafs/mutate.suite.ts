@@ -12,7 +12,7 @@ import { after, describe, test } from 'node:test';
 import { AppError } from '../common/app-error.ts';
 import { SILENT } from '../common/log.ts';
 import { S } from '../fuse/flags.ts';
-import { newSpillHandle } from '../storage/spill-bits.ts';
+import { newSpillHandle } from '../storage/cache/spill-bits.ts';
 import type { BlobHandle } from '../storage/types.ts';
 import { Rafs } from './file-system.ts';
 import { Guest } from './guest.testing.ts';

@@ -3,7 +3,7 @@
  * image: one page, the blob table, no walk. `node:fs` only, because loading koffi costs 10 ms.
  */
 import { closeSync, fstatSync } from 'node:fs';
-import { FEATURE } from '../storage/blob-layout.ts';
+import { FEATURE } from '../storage/tables/blob-layout.ts';
 import type { BlobInfo, ChunkDigests } from '../storage/types.ts';
 import { openFile, readAt } from './bootstrap-file.ts';
 import { ChunkDigestTable } from './chunk-digests.ts';

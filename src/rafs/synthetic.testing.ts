@@ -3,7 +3,7 @@
  * Valid by rafs-format 2, with one blob entry and a chunk table that is a hole in the file.
  */
 import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs';
-import { FEATURE } from '../storage/blob-layout.ts';
+import { FEATURE } from '../storage/tables/blob-layout.ts';
 import { CHUNK_ENTRY_BYTES } from './chunk-entry.ts';
 import { CHUNK_SIZE_DEFAULT, FLAG } from './flags.ts';
 import { encodeBlobEntry, encodeDeviceSlot } from './v6/blob-table-layout.ts';

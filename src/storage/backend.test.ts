@@ -8,7 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import { SILENT } from '../common/log.ts';
 import { BLOB, BLOB_ID, backendSuite, NEVER } from './backend.suite.ts';
 import { type Backend, checkBackend, checkBlobId, openBackend } from './backend.ts';
-import { parseConfig } from './config.ts';
+import { parseConfig } from './config/config.ts';
 import { type AuthMode, registryMissing, startRegistry, type TestRegistry } from './registry.testing.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'backend-'));

@@ -11,10 +11,10 @@ import { openLocaldisk } from './backends/localdisk.ts';
 import { openLocalfs } from './backends/localfs.ts';
 import { openObjectStore } from './backends/object-store.ts';
 import { openRegistry } from './backends/registry.ts';
-import type { BackendConfig, BackendKind, HttpConfig, ObjectStoreConfig } from './config.ts';
+import type { BackendConfig, BackendKind, HttpConfig, ObjectStoreConfig } from './config/config.ts';
 import { storageError } from './errors.ts';
-import { BODY_TIMEOUT_MS, type HttpClient, openHttpClient } from './http.ts';
-import { openRoutedClient } from './http-route.ts';
+import { BODY_TIMEOUT_MS, type HttpClient, openHttpClient } from './http/http.ts';
+import { openRoutedClient } from './http/http-route.ts';
 
 /** Where the bytes of a read go while they arrive, for readers that begin before the last one is there. */
 export interface Sink {

@@ -4,7 +4,7 @@ import { truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { SILENT } from '../common/log.ts';
-import { assertCached, freshDir, localConfig } from './cache.testing.ts';
+import { assertCached, freshDir, localConfig } from './cache/cache.testing.ts';
 import { blobBytes, blobTable, chunkDigests, expectedChunks, wantAll } from './fixtures.testing.ts';
 import { DEMAND_POLICY } from './retry.ts';
 import { BlobStore } from './store.ts';

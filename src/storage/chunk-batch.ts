@@ -2,11 +2,12 @@
  * Small chunks of a range, decoded side by side as they will lie in the cache file: one write and one look at the chunk
  * map for many of them, into memory that is used again. A chunk alone costs 60 µs of the main thread, one of a batch 15.
  */
-import { CHUNK_FLAG } from './blob-layout.ts';
-import type { ChunkCache } from './chunk-cache.ts';
+
+import type { ChunkCache } from './cache/chunk-cache.ts';
 import type { ChunkInstaller } from './chunk-installer.ts';
-import { DECODERS_INTO } from './codecs.ts';
+import { DECODERS_INTO } from './codecs/codecs.ts';
 import type { PlannedChunk } from './fetch-plan.ts';
+import { CHUNK_FLAG } from './tables/blob-layout.ts';
 import type { BlobInfo } from './types.ts';
 
 /** Decoded bytes of one batch: a millisecond of zstd. */

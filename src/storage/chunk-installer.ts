@@ -5,8 +5,8 @@
  */
 import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
-import type { ChunkCache } from './chunk-cache.ts';
-import { type Decoding, decodeUnit, isBad, memberOf, verifyChunk } from './decode-chunk.ts';
+import type { ChunkCache } from './cache/chunk-cache.ts';
+import { type Decoding, decodeUnit, isBad, memberOf, verifyChunk } from './codecs/decode-chunk.ts';
 import type { PlannedChunk } from './fetch-plan.ts';
 import type { PendingChunks } from './pending-chunks.ts';
 import type { StoreStats } from './stats.ts';

@@ -4,12 +4,12 @@ import { readdirSync, readSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { type Logger, SILENT } from '../common/log.ts';
-import { FEATURE } from './blob-layout.ts';
-import { freshDir, isReady, localConfig } from './cache.testing.ts';
-import { CODECS } from './codecs.ts';
-import { crc32c, DIGESTS } from './digests.ts';
+import { freshDir, isReady, localConfig } from './cache/cache.testing.ts';
+import { CODECS } from './codecs/codecs.ts';
+import { crc32c, DIGESTS } from './codecs/digests.ts';
 import { expectedChunks, makeBlob } from './fixtures.testing.ts';
 import { BlobStore } from './store.ts';
+import { FEATURE } from './tables/blob-layout.ts';
 import {
   type BlobHandle,
   type BlobInfo,

@@ -3,6 +3,9 @@
  * What a reader brings along takes the place of the chunk table; it is checked here once more, since it decides which
  * bytes are asked for and where they are written.
  */
+
+import { storageError } from './errors.ts';
+import type { PlannedChunk } from './fetch-plan.ts';
 import {
   align4096,
   CHUNK_BYTES_MAX,
@@ -10,9 +13,7 @@ import {
   chunkInfoBytes,
   FEATURE,
   UNCOMPRESSED_BLOB_BYTES_MAX,
-} from './blob-layout.ts';
-import { storageError } from './errors.ts';
-import type { PlannedChunk } from './fetch-plan.ts';
+} from './tables/blob-layout.ts';
 import { type BlobInfo, type ChunkDigests, FEATURE_NO_EXTENDED_TABLE, type WantedChunk } from './types.ts';
 
 /** The chunk as the plan knows it. @throws CHUNK when it is not described, or lies outside its blob */

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import type { ChunkInfo } from './blob-layout.ts';
 import {
   GAP_BYTES_MAX,
   type PlanInput,
@@ -10,6 +9,7 @@ import {
   SPECULATION_BYTES_MAX,
   Speculation,
 } from './fetch-plan.ts';
+import type { ChunkInfo } from './tables/blob-layout.ts';
 
 /** A blob whose chunks have these stored sizes, back to back. */
 function blob(sizes: number[]): { infoOf: (index: number) => ChunkInfo; chunkCount: number } {

@@ -17,7 +17,7 @@
  * 768 KiB ask least often of those that fetch less than nydusd. One such window for all files together took 100/80 requests.
  */
 import assert from 'node:assert/strict';
-import type { ChunkInfo } from './blob-layout.ts';
+import type { ChunkInfo } from './tables/blob-layout.ts';
 
 /** A chunk with its number. */
 export interface PlannedChunk {

@@ -4,6 +4,8 @@
  */
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { CODECS, compressorOf } from './codecs/codecs.ts';
+import { crc32c, DIGESTS, digesterOf } from './codecs/digests.ts';
 import {
   align4096,
   CHUNK_FLAG,
@@ -12,9 +14,7 @@ import {
   encodeCctHeader,
   encodeChunkInfo,
   FEATURE,
-} from './blob-layout.ts';
-import { CODECS, compressorOf } from './codecs.ts';
-import { crc32c, DIGESTS, digesterOf } from './digests.ts';
+} from './tables/blob-layout.ts';
 import type { BlobInfo, ChunkDigests, Compressor, WantedChunk } from './types.ts';
 
 export const FIXTURES = process.env['NYDUS_FIXTURES'] ?? resolve(import.meta.dirname, '../../../shared/fixtures');

@@ -6,7 +6,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type BlobServer, freshDir, httpConfig, startBlobServer } from './cache.testing.ts';
+import { type BlobServer, freshDir, httpConfig, startBlobServer } from './cache/cache.testing.ts';
 import { blobBytes, blobTable, expectedChunks } from './fixtures.testing.ts';
 import type { ReaderTask } from './reader.testing.ts';
 import type { StoreStats } from './stats.ts';

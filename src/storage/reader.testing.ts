@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { readSync } from 'node:fs';
 import { SILENT } from '../common/log.ts';
-import { parseConfig } from './config.ts';
+import { parseConfig } from './config/config.ts';
 import { blobTable, chunkDigests, expectedChunks, wantAll } from './fixtures.testing.ts';
 import { BlobStore } from './store.ts';
 

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { type Logger, SILENT } from '../common/log.ts';
 import { errno } from '../sys/errno.ts';
-import { assertCached, freshDir, isReady, localConfig } from './cache.testing.ts';
+import { assertCached, freshDir, isReady, localConfig } from './cache/cache.testing.ts';
 import { errnoOf } from './errors.ts';
 import { blobBytes, blobTable, chunkDigests, expectedChunks, makeBlob, wantAll } from './fixtures.testing.ts';
 import { BlobStore } from './store.ts';

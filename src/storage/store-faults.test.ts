@@ -17,7 +17,6 @@ import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { type Logger, SILENT } from '../common/log.ts';
 import { errno } from '../sys/errno.ts';
-import { FEATURE } from './blob-layout.ts';
 import {
   assertCached,
   assertServed,
@@ -28,10 +27,11 @@ import {
   localConfig,
   mountMissing,
   startBlobServer,
-} from './cache.testing.ts';
+} from './cache/cache.testing.ts';
 import { errnoOf } from './errors.ts';
 import { blobBytes, blobTable, chunkDigests, expectedChunks, wantAll } from './fixtures.testing.ts';
 import { BlobStore } from './store.ts';
+import { FEATURE } from './tables/blob-layout.ts';
 import type { BlobInfo } from './types.ts';
 
 const NAME = 'v6-none-blake3-4k';

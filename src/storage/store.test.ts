@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { SILENT } from '../common/log.ts';
-import { assertCached, freshDir, localConfig } from './cache.testing.ts';
+import { assertCached, freshDir, localConfig } from './cache/cache.testing.ts';
 import { BLOBS_DIR, blobTable, chunkDigests, expectedChunks, wantAll } from './fixtures.testing.ts';
 import { BlobStore } from './store.ts';
 

@@ -7,7 +7,22 @@ import { explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import { type Backend, checkBackend, checkBlobId, hostOf, openBackend, type Sink } from './backend.ts';
 import { Blob, type BlobReads } from './blob.ts';
-import { ciBytesMax } from './blob-contexts.ts';
+import { CacheFiles } from './cache/cache-files.ts';
+import { CacheKeeper } from './cache/cache-keeper.ts';
+import type { BlobFiles } from './cache/chunk-cache.ts';
+import { NoFiles } from './cache/no-files.ts';
+import { PrivateFiles } from './cache/private-files.ts';
+import { Spill } from './cache/spill.ts';
+import { cipherOf } from './codecs/cipher.ts';
+import type { BackendConfig, CacheConfig, StorageConfig } from './config/config.ts';
+import { Secret } from './config/secret.ts';
+import { hasNoDigests, isUnnumbered } from './described-chunks.ts';
+import { storageError } from './errors.ts';
+import { Gate, type Rank } from './gate.ts';
+import { BlobPrefetch } from './prefetch/blob-prefetch.ts';
+import { DEMAND_POLICY, type RetryPolicy, retryAfterMs, withRetry } from './retry.ts';
+import { BackendReads, newStats, type StoreStats } from './stats.ts';
+import { ciBytesMax } from './tables/blob-contexts.ts';
 import {
   CHUNKS_PER_BLOB_MAX,
   checkFeatures,
@@ -17,23 +32,8 @@ import {
   FEATURE,
   hasChunkTable,
   UNCOMPRESSED_BLOB_BYTES_MAX,
-} from './blob-layout.ts';
-import { BlobPrefetch } from './blob-prefetch.ts';
-import type { ReadRange } from './blob-tables.ts';
-import { CacheFiles } from './cache-files.ts';
-import { CacheKeeper } from './cache-keeper.ts';
-import type { BlobFiles } from './chunk-cache.ts';
-import { cipherOf } from './cipher.ts';
-import type { BackendConfig, CacheConfig, StorageConfig } from './config.ts';
-import { hasNoDigests, isUnnumbered } from './described-chunks.ts';
-import { storageError } from './errors.ts';
-import { Gate, type Rank } from './gate.ts';
-import { NoFiles } from './no-files.ts';
-import { PrivateFiles } from './private-files.ts';
-import { DEMAND_POLICY, type RetryPolicy, retryAfterMs, withRetry } from './retry.ts';
-import { Secret } from './secret.ts';
-import { Spill } from './spill.ts';
-import { BackendReads, newStats, type StoreStats } from './stats.ts';
+} from './tables/blob-layout.ts';
+import type { ReadRange } from './tables/blob-tables.ts';
 import type { BlobHandle, BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
 
 /**

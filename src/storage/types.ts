@@ -5,7 +5,7 @@
  * thread only tests bits of `ready` and preads `dataFd`. Everything in `BlobHandle` is structured-clonable.
  */
 
-import type { SpillHandle } from './spill-bits.ts';
+import type { SpillHandle } from './cache/spill-bits.ts';
 
 export type Compressor = 'none' | 'lz4_block' | 'gzip' | 'zstd';
 export type Digester = 'blake3' | 'sha256';

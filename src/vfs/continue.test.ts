@@ -16,7 +16,7 @@ import { dumpSession, restoreSession } from '../fuse/session-state.ts';
 import { Stats } from '../fuse/stats.ts';
 import { DescriptorBudget, Passthrough } from '../passthrough/index.ts';
 import { openImage } from '../rafs/open-image.ts';
-import { newSpillHandle } from '../storage/spill-bits.ts';
+import { newSpillHandle } from '../storage/cache/spill-bits.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import { Arena } from '../sys/arena.ts';
 import { dumpArena, loadArena } from '../sys/arena-dump.ts';

@@ -15,7 +15,7 @@ import type { AsyncIo } from '../fuse/request.ts';
 import type { FailoverPolicy } from '../fuse/resend.ts';
 import { Stats } from '../fuse/stats.ts';
 import { openImage } from '../rafs/open-image.ts';
-import { newSpillHandle } from '../storage/spill-bits.ts';
+import { newSpillHandle } from '../storage/cache/spill-bits.ts';
 import { Arena } from '../sys/arena.ts';
 import { errno } from '../sys/errno.ts';
 import { close, dupCloexec, read, setNonBlocking, write } from '../sys/io.ts';

@@ -6,10 +6,10 @@ import type { InodeRecord } from '../../src/rafs/metadata.ts';
 import { type Placed, placedRecords } from '../../src/rafs/v5/synthetic.testing.ts';
 import { BLOB } from '../../src/rafs/v6/blob-table-layout.ts';
 import { ImageWalker } from '../../src/rafs/walk.ts';
-import { CCT_HEADER_BYTES, FEATURE } from '../../src/storage/blob-layout.ts';
-import { CODECS, compressorOf } from '../../src/storage/codecs.ts';
-import { DIGESTS } from '../../src/storage/digests.ts';
+import { CODECS, compressorOf } from '../../src/storage/codecs/codecs.ts';
+import { DIGESTS } from '../../src/storage/codecs/digests.ts';
 import { BLOBS_DIR, FIXTURES, parseBlobTable } from '../../src/storage/fixtures.testing.ts';
+import { CCT_HEADER_BYTES, FEATURE } from '../../src/storage/tables/blob-layout.ts';
 import type { BlobInfo } from '../../src/storage/types.ts';
 
 /** An image that may be damaged; `save` writes it. */

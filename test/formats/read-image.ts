@@ -10,7 +10,7 @@ import { Rafs } from '../../src/rafs/file-system.ts';
 import { type Attributes, Guest } from '../../src/rafs/guest.testing.ts';
 import { ROOT_LOCAL } from '../../src/rafs/nodes.ts';
 import { openImage } from '../../src/rafs/open-image.ts';
-import { parseConfig } from '../../src/storage/config.ts';
+import { parseConfig } from '../../src/storage/config/config.ts';
 import type { StoreStats } from '../../src/storage/stats.ts';
 import { BlobStore } from '../../src/storage/store.ts';
 import type { Entry, EntryType, Manifest } from '../vm/manifest.ts';

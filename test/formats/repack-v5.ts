@@ -7,9 +7,9 @@ import { COMPRESSOR_FLAG, digesterOf } from '../../src/rafs/flags.ts';
 import { EXTENDED, INODE, SB } from '../../src/rafs/v5/layout.ts';
 import { type Placed, placedRecords } from '../../src/rafs/v5/synthetic.testing.ts';
 import { S_IFDIR, S_IFMT, S_IFREG } from '../../src/rafs/v6/inode-layout.ts';
-import { FEATURE } from '../../src/storage/blob-layout.ts';
-import { CODECS } from '../../src/storage/codecs.ts';
-import { crc32c, DIGESTS } from '../../src/storage/digests.ts';
+import { CODECS } from '../../src/storage/codecs/codecs.ts';
+import { crc32c, DIGESTS } from '../../src/storage/codecs/digests.ts';
+import { FEATURE } from '../../src/storage/tables/blob-layout.ts';
 import type { Packed } from './repack-v6.ts';
 
 const ID_AT = 8;

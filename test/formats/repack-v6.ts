@@ -13,7 +13,11 @@ import {
   EXT,
   EXT_SUPERBLOCK_OFFSET,
 } from '../../src/rafs/v6/layout.ts';
-import { CONTEXT_BYTES } from '../../src/storage/blob-contexts.ts';
+import { type BlobCipher, CIPHER_AES_128_XTS, cipherOf } from '../../src/storage/codecs/cipher.ts';
+import { CODECS } from '../../src/storage/codecs/codecs.ts';
+import { crc32c, DIGESTS } from '../../src/storage/codecs/digests.ts';
+import { type ExpectedChunk, expectedChunks, parseBlobTable } from '../../src/storage/fixtures.testing.ts';
+import { CONTEXT_BYTES } from '../../src/storage/tables/blob-contexts.ts';
 import {
   CHUNK_FLAG,
   type ChunkInfo,
@@ -21,11 +25,7 @@ import {
   encodeCctHeader,
   encodeChunkInfo,
   FEATURE,
-} from '../../src/storage/blob-layout.ts';
-import { type BlobCipher, CIPHER_AES_128_XTS, cipherOf } from '../../src/storage/cipher.ts';
-import { CODECS } from '../../src/storage/codecs.ts';
-import { crc32c, DIGESTS } from '../../src/storage/digests.ts';
-import { type ExpectedChunk, expectedChunks, parseBlobTable } from '../../src/storage/fixtures.testing.ts';
+} from '../../src/storage/tables/blob-layout.ts';
 import type { BlobInfo, Compressor } from '../../src/storage/types.ts';
 
 export interface Packed {

@@ -3,7 +3,7 @@ import { CHUNK_ENTRY } from '../../src/rafs/chunk-entry.ts';
 import { EXTENDED, INODE, SB } from '../../src/rafs/v5/layout.ts';
 import { BLOB } from '../../src/rafs/v6/blob-table-layout.ts';
 import { chunkIndexOffset } from '../../src/rafs/v6/inode-layout.ts';
-import { CODECS } from '../../src/storage/codecs.ts';
+import { CODECS } from '../../src/storage/codecs/codecs.ts';
 import type { Damaged } from './damage.ts';
 import { repack } from './repack-v6.ts';
 

@@ -37,8 +37,8 @@ import {
   ROOT_NID,
   SUPERBLOCK_OFFSET,
 } from '../../src/rafs/v6/layout.ts';
-import { FEATURE } from '../../src/storage/blob-layout.ts';
-import { DIGESTS } from '../../src/storage/digests.ts';
+import { DIGESTS } from '../../src/storage/codecs/digests.ts';
+import { FEATURE } from '../../src/storage/tables/blob-layout.ts';
 import type { Packed } from './repack-v6.ts';
 
 const SECTOR_BYTES = 512;

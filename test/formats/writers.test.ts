@@ -5,12 +5,12 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { CONTEXT_BYTES } from '../../src/storage/blob-contexts.ts';
-import { CHUNK_FLAG, chunkInfoBytes, decodeChunkInfo } from '../../src/storage/blob-layout.ts';
-import { cipherOf } from '../../src/storage/cipher.ts';
-import { CODECS, compressorOf } from '../../src/storage/codecs.ts';
-import { DIGESTS } from '../../src/storage/digests.ts';
+import { cipherOf } from '../../src/storage/codecs/cipher.ts';
+import { CODECS, compressorOf } from '../../src/storage/codecs/codecs.ts';
+import { DIGESTS } from '../../src/storage/codecs/digests.ts';
 import { BLOBS_DIR, blobBytes, blobTable, FIXTURES } from '../../src/storage/fixtures.testing.ts';
+import { CONTEXT_BYTES } from '../../src/storage/tables/blob-contexts.ts';
+import { CHUNK_FLAG, chunkInfoBytes, decodeChunkInfo } from '../../src/storage/tables/blob-layout.ts';
 import { assertSame, expectedTree, IMAGE_FIELDS } from '../vm/compare.ts';
 import { hostManifest } from '../vm/manifest.ts';
 import { readImage } from './read-image.ts';

@@ -4,11 +4,17 @@ import { connect } from 'node:net';
 import path from 'node:path';
 import { DATA_BYTES_MAX, overlayMount } from '../../src/cli/overlay-options.ts';
 import { AppError } from '../../src/common/app-error.ts';
-import { encodeCctHeader } from '../../src/storage/blob-layout.ts';
-import { BlobMeta } from '../../src/storage/blob-meta.ts';
-import { decodeTarHeader, decodeToc, encodeTarHeader, encodeToc, walkBackwards } from '../../src/storage/blob-toc.ts';
-import { parseConfig } from '../../src/storage/config.ts';
+import { parseConfig } from '../../src/storage/config/config.ts';
 import { blobBytes, blobTable } from '../../src/storage/fixtures.testing.ts';
+import { encodeCctHeader } from '../../src/storage/tables/blob-layout.ts';
+import { BlobMeta } from '../../src/storage/tables/blob-meta.ts';
+import {
+  decodeTarHeader,
+  decodeToc,
+  encodeTarHeader,
+  encodeToc,
+  walkBackwards,
+} from '../../src/storage/tables/blob-toc.ts';
 import type { BlobInfo } from '../../src/storage/types.ts';
 import { localfsConfig, type Nydusd } from '../daemon/nydusd.ts';
 import { expect, Finding } from './finding.ts';

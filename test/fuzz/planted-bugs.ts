@@ -44,7 +44,7 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   },
   {
     name: 'chunk served before its digest was checked',
-    file: 'src/storage/decode-chunk.ts',
+    file: 'src/storage/codecs/decode-chunk.ts',
     find: '  if (!verification.validate) return;',
     replace: '  if (Date.now() > 0) return;',
   },
@@ -86,7 +86,7 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   },
   {
     name: 'ready bit before data',
-    file: 'src/storage/chunk-cache.ts',
+    file: 'src/storage/cache/chunk-cache.ts',
     find: '      await this.write(offset, bytes);\n      await this.mark(map, indexes);\n',
     replace: '      await this.mark(map, indexes);\n      await this.write(offset, bytes);\n',
   },

@@ -4,7 +4,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { createBlobServer } from '../../src/cli/nydus-backend-proxy.ts';
-import { freshDir } from '../../src/storage/cache.testing.ts';
+import { freshDir } from '../../src/storage/cache/cache.testing.ts';
 import { BLOBS, Reader } from './image.ts';
 
 for (const kind of ['TCP', 'a socket'] as const) {

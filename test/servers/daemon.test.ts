@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { freshDir } from '../../src/storage/cache.testing.ts';
+import { freshDir } from '../../src/storage/cache/cache.testing.ts';
 import { registryMissing, startRegistry, type TestRegistry } from '../../src/storage/registry.testing.ts';
 import { errno } from '../../src/sys/errno.ts';
 import { FuseClient } from '../../src/virtiofs/testing/fuse-client.ts';

@@ -2,8 +2,8 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { SILENT } from '../../src/common/log.ts';
-import { assertCached, freshDir } from '../../src/storage/cache.testing.ts';
-import { parseConfig } from '../../src/storage/config.ts';
+import { assertCached, freshDir } from '../../src/storage/cache/cache.testing.ts';
+import { parseConfig } from '../../src/storage/config/config.ts';
 import { blobBytes, blobTable, chunkDigests, expectedChunks, wantAll } from '../../src/storage/fixtures.testing.ts';
 import { BlobStore } from '../../src/storage/store.ts';
 

@@ -4,7 +4,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { closeSync, openSync, truncateSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { freshDir } from '../../src/storage/cache.testing.ts';
+import { freshDir } from '../../src/storage/cache/cache.testing.ts';
 import { BLOBS, Reader } from './image.ts';
 
 const skip = spawnSync('sfdisk', ['--version']).status === 0 ? false : 'sfdisk is not installed (apt package fdisk)';

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { freshDir } from '../../src/storage/cache.testing.ts';
+import { freshDir } from '../../src/storage/cache/cache.testing.ts';
 import { registryMissing, startRegistry } from '../../src/storage/registry.testing.ts';
 import { BLOBS, putBlob, REPO, Reader } from './image.ts';
 import { makeCertificates, missing, RealServer } from './servers.ts';

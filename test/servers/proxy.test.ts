@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { freshDir } from '../../src/storage/cache.testing.ts';
+import { freshDir } from '../../src/storage/cache/cache.testing.ts';
 import { putBlob, Reader } from './image.ts';
 import { type Certificates, makeCertificates, missing, RealServer } from './servers.ts';
 

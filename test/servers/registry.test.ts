@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { freshDir } from '../../src/storage/cache.testing.ts';
+import { freshDir } from '../../src/storage/cache/cache.testing.ts';
 import { registryMissing, startRegistry, type TestRegistry } from '../../src/storage/registry.testing.ts';
 import { BLOBS, REPO, Reader } from './image.ts';
 

@@ -6,7 +6,7 @@ import {
   COMPRESSED_BLOB_BYTES_MAX,
   FEATURE,
   UNCOMPRESSED_BLOB_BYTES_MAX,
-} from '../../storage/blob-layout.ts';
+} from '../../storage/tables/blob-layout.ts';
 import { type BlobInfo, FEATURE_NO_EXTENDED_TABLE } from '../../storage/types.ts';
 import { blobIdLegal, objectId } from '../blob-id.ts';
 import { atByte } from '../broken.ts';

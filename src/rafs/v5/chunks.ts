@@ -1,6 +1,6 @@
 /** Chunk entries of regular files (rafs-format 1.8; check 9.10). */
 import { u64 } from '../../common/u64.ts';
-import { UNCOMPRESSED_BLOB_BYTES_MAX } from '../../storage/blob-layout.ts';
+import { UNCOMPRESSED_BLOB_BYTES_MAX } from '../../storage/tables/blob-layout.ts';
 import type { ChunkSource } from '../../storage/types.ts';
 import type { Broken } from '../broken.ts';
 import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES, CHUNK_FLAG, type ChunkEntry, decodeChunkEntry } from '../chunk-entry.ts';

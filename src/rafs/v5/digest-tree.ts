@@ -7,7 +7,7 @@
  * Only made when validation is on, which may cost: a directory of 10,000 names takes some ms, once, and what is
  * remembered is one bit an inode.
  */
-import { DIGESTS } from '../../storage/digests.ts';
+import { DIGESTS } from '../../storage/codecs/digests.ts';
 import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES } from '../chunk-entry.ts';
 import { digesterOf } from '../flags.ts';
 import { InodeRecord, Span } from '../metadata.ts';

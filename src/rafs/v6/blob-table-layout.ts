@@ -3,6 +3,8 @@
  * both name the same blobs in the same order.
  */
 import { putU64, u64 } from '../../common/u64.ts';
+import { CODECS, compressorOf } from '../../storage/codecs/codecs.ts';
+import { DIGESTS, digesterOf } from '../../storage/codecs/digests.ts';
 import {
   CHUNK_INFO_V1_BYTES,
   CHUNK_INFO_V2_BYTES,
@@ -12,9 +14,7 @@ import {
   FEATURES_INCOMPATIBLE_MASK,
   hasChunkTable,
   UNCOMPRESSED_BLOB_BYTES_MAX,
-} from '../../storage/blob-layout.ts';
-import { CODECS, compressorOf } from '../../storage/codecs.ts';
-import { DIGESTS, digesterOf } from '../../storage/digests.ts';
+} from '../../storage/tables/blob-layout.ts';
 import type { BlobInfo } from '../../storage/types.ts';
 import { blobIdLegal } from '../blob-id.ts';
 import type { Broken } from '../broken.ts';

@@ -1,5 +1,5 @@
 /** Blob table and device slots of a v6 bootstrap (rafs-format 2.4, 2.5, 3.11; checks 9.14, 9.16). */
-import { FEATURE } from '../../storage/blob-layout.ts';
+import { FEATURE } from '../../storage/tables/blob-layout.ts';
 import type { BlobInfo } from '../../storage/types.ts';
 import { blobIdLegal, fileNameStem, objectId } from '../blob-id.ts';
 import { atByte } from '../broken.ts';

@@ -1,5 +1,5 @@
 /** Chunk indexes of regular files (rafs-format 2.8; check 9.25). */
-import { FEATURE } from '../../storage/blob-layout.ts';
+import { FEATURE } from '../../storage/tables/blob-layout.ts';
 import { FLAG } from '../flags.ts';
 import { type ChunkRecord, HOLE, type InodeRecord } from '../metadata.ts';
 import { BLOB } from './blob-table-layout.ts';

@@ -1,9 +1,9 @@
 /** Blobs behind a plain HTTP server, also on a UNIX socket: `<addr><path>/<blob id>` (kata-contract 3.6). */
 import type { Backend } from '../backend.ts';
-import type { HttpProxyConfig } from '../config.ts';
-import type { HttpClient } from '../http.ts';
-import { checkStatus, contentLength, rangeHeader, readRange } from '../http-blob.ts';
-import { discard } from '../http-body.ts';
+import type { HttpProxyConfig } from '../config/config.ts';
+import type { HttpClient } from '../http/http.ts';
+import { checkStatus, contentLength, rangeHeader, readRange } from '../http/http-blob.ts';
+import { discard } from '../http/http-body.ts';
 
 export function openHttpProxy(config: HttpProxyConfig, client: HttpClient): Backend {
   // The host of requests over a UNIX socket means nothing, but HTTP wants one.

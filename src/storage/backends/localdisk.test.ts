@@ -9,7 +9,7 @@ import { crc32 } from 'node:zlib';
 import { SILENT } from '../../common/log.ts';
 import { BLOB, BLOB_ID, backendSuite, NEVER } from '../backend.suite.ts';
 import { type Backend, openBackend } from '../backend.ts';
-import { parseConfig } from '../config.ts';
+import { parseConfig } from '../config/config.ts';
 
 const MIB = 1 << 20;
 const LINUX = '0FC63DAF-8483-4772-8E79-3D69D8477DE4';

@@ -6,10 +6,10 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { codeOf } from '../../common/app-error.ts';
 import type { Backend } from '../backend.ts';
-import type { LocaldiskConfig } from '../config.ts';
+import type { LocaldiskConfig } from '../config/config.ts';
 import { storageError } from '../errors.ts';
-import { BASIC_DATA, type Partition, readGpt } from '../gpt.ts';
 import { readFileRange } from './file-range.ts';
+import { BASIC_DATA, type Partition, readGpt } from './gpt.ts';
 
 /** Characters of a blob id in the older kind. */
 const SHORT_ID_CHARS = 32;

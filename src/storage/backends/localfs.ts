@@ -2,7 +2,7 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Backend } from '../backend.ts';
-import type { LocalfsConfig } from '../config.ts';
+import type { LocalfsConfig } from '../config/config.ts';
 import { storageError } from '../errors.ts';
 import { readFileRange } from './file-range.ts';
 

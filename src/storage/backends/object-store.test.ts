@@ -12,8 +12,8 @@ import fc from 'fast-check';
 import { SILENT } from '../../common/log.ts';
 import { BLOB, BLOB_ID, backendSuite, NEVER } from '../backend.suite.ts';
 import { type Backend, openBackend } from '../backend.ts';
-import { type ObjectStoreConfig, parseConfig } from '../config.ts';
-import { openHttpClient } from '../http.ts';
+import { type ObjectStoreConfig, parseConfig } from '../config/config.ts';
+import { openHttpClient } from '../http/http.ts';
 import { encodePath, openObjectStore, ossAuthorization, signV4 } from './object-store.ts';
 
 const SECRET = 'wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY';

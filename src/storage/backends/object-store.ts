@@ -5,10 +5,10 @@
  */
 import { createHash, createHmac } from 'node:crypto';
 import type { Backend } from '../backend.ts';
-import type { ObjectStoreConfig } from '../config.ts';
-import type { HttpClient } from '../http.ts';
-import { checkStatus, contentLength, rangeHeader, readRange } from '../http-blob.ts';
-import { discard } from '../http-body.ts';
+import type { ObjectStoreConfig } from '../config/config.ts';
+import type { HttpClient } from '../http/http.ts';
+import { checkStatus, contentLength, rangeHeader, readRange } from '../http/http-blob.ts';
+import { discard } from '../http/http-body.ts';
 
 type Headers = Record<string, string>;
 type Method = 'GET' | 'HEAD';

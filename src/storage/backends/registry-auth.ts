@@ -2,12 +2,12 @@
  * Credentials of a registry: answers `WWW-Authenticate` challenges (basic and bearer) and renews tokens before they
  * end and whenever the registry says 401 (kata-contract 3.6).
  */
-import type { RegistryConfig } from '../config.ts';
+import type { RegistryConfig } from '../config/config.ts';
+import type { Secret } from '../config/secret.ts';
 import { storageError } from '../errors.ts';
-import { type HttpAnswer, type HttpClient, targetOf } from '../http.ts';
-import { checkStatus } from '../http-blob.ts';
-import { discard, readText } from '../http-body.ts';
-import type { Secret } from '../secret.ts';
+import { type HttpAnswer, type HttpClient, targetOf } from '../http/http.ts';
+import { checkStatus } from '../http/http-blob.ts';
+import { discard, readText } from '../http/http-body.ts';
 
 const CLIENT_ID = 'nydus-registry-client';
 /** Lifetime of a token whose answer names none. */

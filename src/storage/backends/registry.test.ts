@@ -6,8 +6,8 @@ import { after, afterEach, before, describe, test } from 'node:test';
 import { SILENT } from '../../common/log.ts';
 import { NEVER } from '../backend.suite.ts';
 import { type Backend, openBackend } from '../backend.ts';
-import { parseConfig, type RegistryConfig } from '../config.ts';
-import { applyChange, parseChange } from '../config-change.ts';
+import { parseConfig, type RegistryConfig } from '../config/config.ts';
+import { applyChange, parseChange } from '../config/config-change.ts';
 
 const BLOB = Buffer.from('0123456789');
 const ID = 'a'.repeat(64);

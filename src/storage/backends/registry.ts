@@ -6,11 +6,11 @@
  */
 import type { Logger } from '../../common/log.ts';
 import type { Backend } from '../backend.ts';
-import type { RegistryConfig } from '../config.ts';
+import type { RegistryConfig } from '../config/config.ts';
 import { storageError } from '../errors.ts';
-import { type HttpAnswer, type HttpClient, targetOf } from '../http.ts';
-import { checkStatus, contentLength, rangeHeader, readRange } from '../http-blob.ts';
-import { discard } from '../http-body.ts';
+import { type HttpAnswer, type HttpClient, targetOf } from '../http/http.ts';
+import { checkStatus, contentLength, rangeHeader, readRange } from '../http/http-blob.ts';
+import { discard } from '../http/http-body.ts';
 import { RegistryAuth } from './registry-auth.ts';
 
 /** Redirects followed from one request to the next. */
