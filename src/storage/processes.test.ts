@@ -142,6 +142,6 @@ describe('processes that share a cache', () => {
       await slow.close();
       await fast.fetch(fastHandle.handle, wantAll([held]));
       await fast.close();
-      assert.ok(existsSync(join(workDir, `${INFO.id}.blob.lock`)));
+      assert.ok(existsSync(join(workDir, 'nydusd-ts', `${INFO.id}.blob.lock`)));
     }));
 });

@@ -1,5 +1,5 @@
 /**
- * `<id>.blob.boot`, ours: which bits of a chunk map nobody may believe in this boot of the machine.
+ * `nydusd-ts/<id>.blob.boot`, ours: which bits of a chunk map nobody may believe in this boot of the machine.
  *
  * Data and bits reach the disk in any order, so after a power cut a set bit may stand for zeros. Whoever of us opens a blob
  * first in a new boot writes down which bits are set then: suspects, until their chunk was checked or fetched again. Bits

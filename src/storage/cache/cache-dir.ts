@@ -1,10 +1,10 @@
 /** What lies in a cache directory: blobs with their files, and what was left over. For the keeper of a daemon and `nydusctl cache`. */
-import { lstatSync } from 'node:fs';
+import { existsSync, lstatSync } from 'node:fs';
 import { opendir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { cacheError } from './cache-files.ts';
-import { type BlobFile, blobOfFile, makerOfTemporary } from './cache-names.ts';
+import { type BlobFile, blobOfFile, makerOfTemporary, OWN_FOLDER } from './cache-names.ts';
 
 /** Files looked at in one turn of the event loop: a millisecond. */
 const FILES_PER_TURN = 200;
@@ -27,7 +27,7 @@ export interface CachedBlob {
 export interface CacheContents {
   /** The longest unused first. */
   blobs: CachedBlob[];
-  /** Names of files that no process will ask for again, and their bytes. */
+  /** Names, relative to the directory, of files that no process will ask for again, and their bytes. */
   leftovers: { name: string; bytes: number }[];
   /** On the disk, all blobs and leftovers. */
   bytes: number;
@@ -39,9 +39,12 @@ export async function readCacheDir(dir: string): Promise<CacheContents> {
   const leftovers: CacheContents['leftovers'] = [];
   try {
     let seen = 0;
-    for await (const entry of await opendir(dir)) {
-      if (++seen % FILES_PER_TURN === 0) await nextTurn();
-      if (entry.isFile()) note(dir, entry.name, blobs, leftovers);
+    for (const folder of ['', OWN_FOLDER]) {
+      if (folder === OWN_FOLDER && !existsSync(join(dir, folder))) continue;
+      for await (const entry of await opendir(join(dir, folder))) {
+        if (++seen % FILES_PER_TURN === 0) await nextTurn();
+        if (entry.isFile()) note(dir, join(folder, entry.name), blobs, leftovers);
+      }
     }
   } catch (error) {
     throw cacheError(dir, error);
@@ -52,7 +55,7 @@ export async function readCacheDir(dir: string): Promise<CacheContents> {
 }
 
 function note(dir: string, name: string, blobs: Map<string, CachedBlob>, leftovers: CacheContents['leftovers']): void {
-  const owner = blobOfFile(name);
+  const owner = blobOfFile(basename(name));
   const maker = owner === null ? makerOfTemporary(name) : null;
   if (owner === null && maker === null) return;
   const stat = lstatSync(join(dir, name), { throwIfNoEntry: false });

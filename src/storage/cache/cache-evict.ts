@@ -3,10 +3,9 @@
  * the kernel grants a write lease only on files nobody else has open. While the leases are held nobody can open them.
  */
 import { closeSync, constants } from 'node:fs';
-import { join } from 'node:path';
 import { takeLease } from '../../sys/lease.ts';
 import { tryLock } from '../../sys/lock.ts';
-import { BLOB_FILES, type BlobFile, CHUNK_FILES, openIfThere, unlinkIfThere } from './cache-names.ts';
+import { BLOB_FILES, type BlobFile, CHUNK_FILES, cacheFile, openIfThere, unlinkIfThere } from './cache-names.ts';
 import { LOCK_OPEN_AT } from './chunk-locks.ts';
 
 const { O_RDONLY, O_RDWR, O_NOFOLLOW, O_NONBLOCK } = constants;
@@ -18,7 +17,7 @@ const { O_RDONLY, O_RDWR, O_NOFOLLOW, O_NONBLOCK } = constants;
  */
 export function evictBlob(dir: string, blobId: string, files = Object.keys(BLOB_FILES) as BlobFile[]): boolean {
   return withBlob(dir, blobId, () => {
-    for (const file of files) unlinkIfThere(join(dir, blobId + BLOB_FILES[file]));
+    for (const file of files) unlinkIfThere(cacheFile(dir, blobId, file));
   });
 }
 
@@ -28,7 +27,7 @@ export function isBlobInUse(dir: string, blobId: string): boolean {
 }
 
 function withBlob(dir: string, blobId: string, use: () => void): boolean {
-  const pathOf = (file: BlobFile) => join(dir, blobId + BLOB_FILES[file]);
+  const pathOf = (file: BlobFile) => cacheFile(dir, blobId, file);
   const lock = openIfThere(pathOf('lock'), O_RDWR | O_NOFOLLOW);
   try {
     if (lock >= 0 && tryLock(lock, LOCK_OPEN_AT, 1) !== 0) return false;

@@ -5,8 +5,8 @@
  *   <id>.blob.raw             sparse, stored bytes at their compressed offsets (`compressed`)
  *   <id>.blob.data.chunk_map  which of them are there
  *   <id>.blob.meta            chunk table (`blob-meta.ts`)
- *   <id>.blob.lock            ours, empty: byte ranges of it are locked by processes that fetch
- *   <id>.blob.boot            ours: which bits no longer count (`boot-marker.ts`)
+ *   nydusd-ts/<id>.blob.lock  ours, empty: byte ranges of it are locked by processes that fetch
+ *   nydusd-ts/<id>.blob.boot  ours: which bits no longer count (`boot-marker.ts`)
  *
  * A directory that is full, read-only or gone fails neither mounts nor reads: `dataFd` then names /dev/null, no chunk is
  * ready, and every fetch tries to attach the files again; dup3 puts the real file below the number the device thread
@@ -31,7 +31,7 @@ import { dupOver, tryLock, unlock } from '../../sys/lock.ts';
 import { storageError } from '../errors.ts';
 import { BootMarker } from './boot-marker.ts';
 import { withUnused } from './cache-evict.ts';
-import { BLOB_FILES, openIfThere, temporaryName, unlinkIfThere } from './cache-names.ts';
+import { type BlobFile, cacheFile, OWN_FOLDER, openIfThere, temporaryName, unlinkIfThere } from './cache-names.ts';
 import { LOCK_OPEN_AT } from './chunk-locks.ts';
 import { ChunkMap, checkChunkMap, chunkMapBytes, initChunkMap, mapBits, newReadyBits } from './chunk-map.ts';
 
@@ -81,7 +81,7 @@ export class CacheFiles {
     private readonly form: CacheForm,
   ) {
     const { chunkCount, isRaw } = form;
-    const pathOf = (file: keyof typeof BLOB_FILES) => join(workDir, blobId + BLOB_FILES[file]);
+    const pathOf = (file: BlobFile) => cacheFile(workDir, blobId, file);
     this.dataPath = pathOf(isRaw ? 'raw' : 'data');
     this.otherPath = pathOf(isRaw ? 'data' : 'raw');
     this.mapPath = pathOf('map');
@@ -103,7 +103,7 @@ export class CacheFiles {
   attach(): void {
     if (this.state === 'writable') return;
     try {
-      mkdirSync(this.workDir, { recursive: true });
+      mkdirSync(join(this.workDir, OWN_FOLDER), { recursive: true });
       this.openLock();
       this.withOpenLock(() => this.openWritable());
       this.noteUse();

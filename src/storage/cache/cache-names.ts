@@ -1,5 +1,6 @@
 /** File names in a cache directory (rafs-format 6): which belong to a blob, how new files get theirs, and what a name may turn out to be. */
 import { openSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
 
 /**
  * Endings of a blob's files, in the order they are removed: what promises data before the data, so that whoever comes in
@@ -19,6 +20,19 @@ export const BLOB_FILES = {
 } as const;
 
 export type BlobFile = keyof typeof BLOB_FILES;
+
+/**
+ * Folder of a cache directory for files that only we know. The snapshotter's cleaner takes every file it meets for a
+ * blob's, warns of ours and leaves them behind; folders it passes over.
+ */
+export const OWN_FOLDER = 'nydusd-ts';
+const OWN: readonly BlobFile[] = ['boot', 'lock'];
+
+/** Path of a blob's file in the cache directory `dir`. */
+export function cacheFile(dir: string, blobId: string, file: BlobFile): string {
+  const name = blobId + BLOB_FILES[file];
+  return OWN.includes(file) ? join(dir, OWN_FOLDER, name) : join(dir, name);
+}
 
 /** Files whose openers use the blob's cached chunks. */
 export const CHUNK_FILES: readonly BlobFile[] = ['map', 'oldMap', 'data', 'raw'];

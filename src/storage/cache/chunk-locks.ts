@@ -1,5 +1,5 @@
 /**
- * Who fetches what among the processes that share a cache directory: OFD locks on ranges of `<id>.blob.lock`, where
+ * Who fetches what among the processes that share a cache directory: OFD locks on ranges of `nydusd-ts/<id>.blob.lock`, where
  * byte i stands for chunk i. A lock vanishes with its process, also when that is killed.
  *
  * Only tried, never waited for: whoever holds some of them is fetching, so waiting while holding could deadlock.

@@ -26,7 +26,7 @@ const CHECKED = { digest_validate: true };
 const NO_DIGESTS: ChunkDigests = () => null;
 
 const dataPath = (workDir: string) => join(workDir, `${INFO.id}.blob.data`);
-const bootPath = (workDir: string) => join(workDir, `${INFO.id}.blob.boot`);
+const bootPath = (workDir: string) => join(workDir, 'nydusd-ts', `${INFO.id}.blob.boot`);
 
 /** Reads all chunks through a store of its own, which must serve the right bytes. Its counters. */
 async function readAll(workDir: string, more: object = {}, digests = DIGESTS, chunks = CHUNKS) {
