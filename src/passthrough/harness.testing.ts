@@ -44,7 +44,8 @@ export function withShareAt(base: string, options: Partial<PassthroughOptions>, 
     use({ dir, outside, arena, budget, fs, guest: new Guest(fs) });
     fs.destroy();
     const after = openDescriptors();
-    if (after !== before || budget.used !== 0)
+    // Fewer is no finding: the thread that loads modules may have had a file open before.
+    if (after > before || budget.used !== 0)
       throw new Error(`descriptors: ${before} before, ${after} after, ${budget.used} in the budget`);
   } finally {
     fs.destroy();

@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { NYDUSD, slowdown } from '../daemon/nydusd.ts';
 import { type PublishedImage, publishImage } from './image.ts';
-import { ContainerdRig, containerdMissing, type DaemonMode, mountsBelow } from './rig.ts';
+import { ContainerdRig, containerdMissing, type DaemonMode, type DaemonRecord, mountsBelow } from './rig.ts';
 
 const skip = containerdMissing() ?? false;
 
@@ -49,6 +49,16 @@ class Passes {
       assert.ok(performance.now() < until, `no pass in ${4 * HANG_MS_MAX} ms; it said ${this.others.join(', ')}`);
     }
   }
+}
+
+/**
+ * Kills a daemon and waits until its successor has left its state. Whoever asks the snapshotter for anything before that
+ * meets its own race: one socket, on which it sends one state and receives the other.
+ */
+async function killed(rig: ContainerdRig, { pid }: DaemonRecord): Promise<void> {
+  const kept = rig.statesKept();
+  process.kill(pid, 'SIGKILL');
+  await rig.until('the state of the next daemon', async () => rig.statesKept() > kept);
 }
 
 async function getfattr(path: string): Promise<string> {
@@ -97,8 +107,7 @@ for (const mode of MODES) {
         (await rig.daemons()).map(({ pid }) => pid),
         [daemon.pid],
       );
-      process.kill(daemon.pid, 'SIGKILL');
-      await rig.until('the next daemon', async () => (await rig.daemons())[0]?.pid !== daemon.pid);
+      await killed(rig, daemon);
       const count = await rig.runToEnd(image.reference, 'later', ['/bin/sh', '-c', 'sha256sum -c /sums | wc -l']);
       assert.equal(count.trim(), '24', rig.logs());
     });
@@ -113,8 +122,7 @@ for (const mode of MODES) {
         const [daemon] = await rig.daemons();
         // What the kernel has cached would hide a daemon that serves nothing.
         writeFileSync('/proc/sys/vm/drop_caches', '3');
-        if (round < KILLS) process.kill(daemon.pid, 'SIGKILL');
-        else await rig.upgrade(NYDUSD);
+        await (round < KILLS ? killed(rig, daemon) : rig.upgrade(NYDUSD));
         await rig.until('the next daemon', async () => (await rig.daemons())[0]?.pid !== daemon.pid);
         await passes.more(2);
         const mark = await getfattr(join(daemon.mountpoint, mode === 'shared' ? '2/sums' : 'sums'));

@@ -129,6 +129,11 @@ export class ContainerdRig {
     return `${tail('containerd')}\n${tail('snapshotter')}`;
   }
 
+  /** How often a daemon has left its state with the snapshotter. */
+  statesKept(): number {
+    return readFileSync(join(this.dir, 'snapshotter.log'), 'utf8').split(' receives states').length - 1;
+  }
+
   /** Runs `ctr`; what it printed. */
   async ctr(...args: string[]): Promise<string> {
     const full = ['-a', this.socket, '-n', NAMESPACE, ...args];
