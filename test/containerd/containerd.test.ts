@@ -114,8 +114,9 @@ for (const mode of MODES) {
 
     test('it goes on when its daemon is killed ten times and upgraded twice', { skip: resendMissing() }, async () => {
       const passes = new Passes();
-      const script =
-        'exec 3< /data/1; while sha256sum -c -s /sums && ls /data > /dev/null; do echo pass; done; cat <&3';
+      const ofOpenFile = '$(busybox dd bs=64 count=1 2> /dev/null <&3 | busybox wc -c)';
+      const pass = `sha256sum -c -s /sums && ls /data > /dev/null && [ ${ofOpenFile} = 64 ]`;
+      const script = `exec 3< /data/1; while ${pass}; do echo pass; done; echo failed`;
       const container = rig.run(image.reference, 'hashes', ['/bin/sh', '-c', script], (line) => passes.add(line));
       await passes.more(2);
       for (let round = 0; round < KILLS + UPGRADES; round++) {

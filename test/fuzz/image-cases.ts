@@ -117,11 +117,11 @@ const SPOILT_BYTES_MAX = 2 ** 20;
 /** The cache of another daemon, its chunk map and data damaged anywhere: what is read is right or fetched, digests being checked. */
 const chunkMapCase: DaemonCase = async (rig, session, random) => {
   const cache = path.join(rig.dir, 'mapped-cache');
-  fs.mkdirSync(cache);
-  for (const name of fs.readdirSync(rig.filledCache)) {
-    const bytes = fs.readFileSync(path.join(rig.filledCache, name));
+  fs.cpSync(rig.filledCache, cache, { recursive: true });
+  for (const name of fs.readdirSync(cache)) {
     const harm = name.endsWith('.chunk_map') ? mutantMap : name.endsWith('.blob.data') ? spoiltData : null;
-    fs.writeFileSync(path.join(cache, name), harm === null ? bytes : harm(bytes, random));
+    const file = path.join(cache, name);
+    if (harm !== null) fs.writeFileSync(file, harm(fs.readFileSync(file), random));
   }
   await mountImage(rig.daemon, '/mapped', BOOTSTRAP, BLOBS, cache);
   try {

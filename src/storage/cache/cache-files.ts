@@ -103,7 +103,8 @@ export class CacheFiles {
   attach(): void {
     if (this.state === 'writable') return;
     try {
-      mkdirSync(join(this.workDir, OWN_FOLDER), { recursive: true });
+      mkdirSync(this.workDir, { recursive: true });
+      makeFolder(join(this.workDir, OWN_FOLDER));
       this.openLock();
       this.withOpenLock(() => this.openWritable());
       this.noteUse();
@@ -293,6 +294,15 @@ export function cacheError(path: string, error: unknown): unknown {
   if (code === 'ENOSPC' || code === 'EDQUOT') return storageError('NO_SPACE', { path }, error);
   if (code === 'EROFS' || code === 'EACCES' || code === 'EPERM') return storageError('READ_ONLY', { path }, error);
   return storageError('CACHE_IO', { path, call: syscall ?? 'access', errno: code ?? 'unknown' }, error);
+}
+
+/** Not a recursive mkdir, which calls a read-only file system ENOENT. */
+function makeFolder(path: string): void {
+  try {
+    mkdirSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  }
 }
 
 /** Runs `use`; closes the descriptor when it throws. */
