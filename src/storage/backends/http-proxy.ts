@@ -2,8 +2,7 @@
 import type { Backend } from '../backend.ts';
 import type { HttpProxyConfig } from '../config/config.ts';
 import type { HttpClient } from '../http/http.ts';
-import { checkStatus, contentLength, rangeHeader, readRange } from '../http/http-blob.ts';
-import { discard } from '../http/http-body.ts';
+import { httpBackend } from './http-backend.ts';
 
 export function openHttpProxy(config: HttpProxyConfig, client: HttpClient): Backend {
   // The host of requests over a UNIX socket means nothing, but HTTP wants one.
@@ -13,21 +12,9 @@ export function openHttpProxy(config: HttpProxyConfig, client: HttpClient): Back
   const urlOf = (blobId: string) =>
     new URL(`${base}/${prefix === '' ? '' : `${prefix}/`}${encodeURIComponent(blobId).replaceAll('%3A', ':')}`);
 
-  return {
-    kind: 'http-proxy',
-    where: config.addr.startsWith('/') ? config.addr : `${new URL(base).host}/${prefix}`,
-    async read(blobId, offset, bytes, signal, sink) {
-      const headers = { ...login, range: rangeHeader(offset, bytes) };
-      const answer = await client.send({ purpose: 'blob', method: 'GET', url: urlOf(blobId), headers }, signal);
-      return readRange(client, blobId, answer, { offset, bytes, sink }, signal);
-    },
-    async size(blobId, signal) {
-      const answer = await client.send({ purpose: 'blob', method: 'HEAD', url: urlOf(blobId), headers: login }, signal);
-      checkStatus(blobId, answer);
-      discard(answer);
-      return contentLength(answer);
-    },
-    doubt: () => client.doubt?.(),
-    close: () => client.close(),
-  };
+  const where = config.addr.startsWith('/') ? config.addr : `${new URL(base).host}/${prefix}`;
+
+  return httpBackend({ kind: 'http-proxy', where }, client, (method, blobId, headers, signal) =>
+    client.send({ purpose: 'blob', method, url: urlOf(blobId), headers: { ...login, ...headers } }, signal),
+  );
 }

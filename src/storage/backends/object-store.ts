@@ -7,11 +7,7 @@ import { createHash, createHmac } from 'node:crypto';
 import type { Backend } from '../backend.ts';
 import type { ObjectStoreConfig } from '../config/config.ts';
 import type { HttpClient } from '../http/http.ts';
-import { checkStatus, contentLength, rangeHeader, readRange } from '../http/http-blob.ts';
-import { discard } from '../http/http-body.ts';
-
-type Headers = Record<string, string>;
-type Method = 'GET' | 'HEAD';
+import { type Headers, httpBackend, type Method } from './http-backend.ts';
 
 const EMPTY_SHA256 = createHash('sha256').digest('hex');
 
@@ -30,22 +26,7 @@ export function openObjectStore(config: ObjectStoreConfig, client: HttpClient): 
     return client.send({ purpose: 'blob', method, url, headers: signed }, signal);
   }
 
-  return {
-    kind,
-    where: `${endpoint}/${bucket}`,
-    async read(blobId, offset, bytes, signal, sink) {
-      const answer = await request('GET', blobId, { range: rangeHeader(offset, bytes) }, signal);
-      return readRange(client, blobId, answer, { offset, bytes, sink }, signal);
-    },
-    async size(blobId, signal) {
-      const answer = await request('HEAD', blobId, {}, signal);
-      checkStatus(blobId, answer);
-      discard(answer);
-      return contentLength(answer);
-    },
-    doubt: () => client.doubt?.(),
-    close: () => client.close(),
-  };
+  return httpBackend({ kind, where: `${endpoint}/${bucket}` }, client, request);
 }
 
 function sign(config: ObjectStoreConfig, method: Method, url: URL, key: string, headers: Headers, now: Date): Headers {

@@ -9,8 +9,8 @@ import type { Backend } from '../backend.ts';
 import type { RegistryConfig } from '../config/config.ts';
 import { storageError } from '../errors.ts';
 import { type HttpAnswer, type HttpClient, targetOf } from '../http/http.ts';
-import { checkStatus, contentLength, rangeHeader, readRange } from '../http/http-blob.ts';
 import { discard } from '../http/http-body.ts';
+import { type Headers, httpBackend, type Method } from './http-backend.ts';
 import { RegistryAuth } from './registry-auth.ts';
 
 /** Redirects followed from one request to the next. */
@@ -25,9 +25,6 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
   const redirects = new Map<string, URL>();
   let { scheme } = config;
   const urlOf = (blobId: string) => new URL(`${scheme}://${config.host}/v2/${config.repo}/blobs/sha256:${blobId}`);
-
-  type Headers = Record<string, string>;
-  type Method = 'GET' | 'HEAD';
 
   async function request(method: Method, blobId: string, headers: Headers, signal: AbortSignal): Promise<HttpAnswer> {
     const known = redirects.get(blobId);
@@ -118,22 +115,7 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
     return to;
   }
 
-  return {
-    kind: 'registry',
-    where: `${config.host}/${config.repo}`,
-    async read(blobId, offset, bytes, signal, sink) {
-      const answer = await request('GET', blobId, { range: rangeHeader(offset, bytes) }, signal);
-      return readRange(client, blobId, answer, { offset, bytes, sink }, signal);
-    },
-    async size(blobId, signal) {
-      const answer = await request('HEAD', blobId, {}, signal);
-      checkStatus(blobId, answer);
-      discard(answer);
-      return contentLength(answer);
-    },
-    doubt: () => client.doubt?.(),
-    close: () => client.close(),
-  };
+  return httpBackend({ kind: 'registry', where: `${config.host}/${config.repo}` }, client, request);
 }
 
 /** A target that has expired, in the words of any object store; overload and bad ranges are not among them. */
