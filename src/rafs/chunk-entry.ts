@@ -33,6 +33,21 @@ export interface ChunkEntry {
   crc32: number;
 }
 
+/** An entry to be filled by `decodeChunkEntry`. */
+export function newChunkEntry(): ChunkEntry {
+  return {
+    blobIndex: 0,
+    flags: 0,
+    compressedSize: 0,
+    uncompressedSize: 0,
+    compressedOffset: 0,
+    uncompressedOffset: 0,
+    fileOffset: 0,
+    index: 0,
+    crc32: 0,
+  };
+}
+
 /** Writes everything but the digest, which callers copy from where they keep it. */
 export function encodeChunkEntry(view: DataView, at: number, chunk: ChunkEntry): void {
   view.setUint32(at + CHUNK_ENTRY.BLOB_INDEX, chunk.blobIndex, true);

@@ -3,7 +3,14 @@
  * chunks another way. Inodes name chunks by number and by their place in the uncompressed blob, which stay; what changes
  * is the blob, its entry in the bootstrap, and the bootstrap's chunk table (rafs-format 2.5, 2.13, 3.2-3.6, 3.12, 4.6).
  */
-import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES, decodeChunkEntry, encodeChunkEntry } from '../../src/rafs/chunk-entry.ts';
+import {
+  CHUNK_ENTRY,
+  CHUNK_ENTRY_BYTES,
+  type ChunkEntry,
+  decodeChunkEntry,
+  encodeChunkEntry,
+  newChunkEntry,
+} from '../../src/rafs/chunk-entry.ts';
 import { COMPRESSOR_FLAG, FLAG } from '../../src/rafs/flags.ts';
 import { encodeBlobEntry, encodeDeviceSlot } from '../../src/rafs/v6/blob-table-layout.ts';
 import {
@@ -235,21 +242,11 @@ function finishBlob(blob: BlobInfo, packed: PackedChunks, { compressor }: Packin
   return file;
 }
 
-export function chunkEntries(boot: Buffer): Map<number, { at: number; entry: Parameters<typeof decodeChunkEntry>[2] }> {
+export function chunkEntries(boot: Buffer): Map<number, { at: number; entry: ChunkEntry }> {
   const { chunkTableOffset, chunkTableSize } = decodeExtSuperblock(viewOf(boot), EXT_SUPERBLOCK_OFFSET);
-  const entries = new Map<number, { at: number; entry: Parameters<typeof decodeChunkEntry>[2] }>();
+  const entries = new Map<number, { at: number; entry: ChunkEntry }>();
   for (let at = chunkTableOffset; at < chunkTableOffset + chunkTableSize; at += CHUNK_ENTRY_BYTES) {
-    const entry = {
-      blobIndex: 0,
-      flags: 0,
-      compressedSize: 0,
-      uncompressedSize: 0,
-      compressedOffset: 0,
-      uncompressedOffset: 0,
-      fileOffset: 0,
-      index: 0,
-      crc32: 0,
-    };
+    const entry = newChunkEntry();
     decodeChunkEntry(viewOf(boot), at, entry);
     entries.set(entry.index, { at, entry });
   }

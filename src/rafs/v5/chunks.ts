@@ -3,7 +3,14 @@ import { u64 } from '../../common/u64.ts';
 import { UNCOMPRESSED_BLOB_BYTES_MAX } from '../../storage/tables/blob-layout.ts';
 import type { ChunkSource } from '../../storage/types.ts';
 import type { Broken } from '../broken.ts';
-import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES, CHUNK_FLAG, type ChunkEntry, decodeChunkEntry } from '../chunk-entry.ts';
+import {
+  CHUNK_ENTRY,
+  CHUNK_ENTRY_BYTES,
+  CHUNK_FLAG,
+  type ChunkEntry,
+  decodeChunkEntry,
+  newChunkEntry,
+} from '../chunk-entry.ts';
 import { compressorOf } from '../flags.ts';
 import { type ChunkRecord, HOLE, type InodeRecord } from '../metadata.ts';
 import type { V5Image } from './image.ts';
@@ -17,17 +24,7 @@ const GROWTH_BYTES = 256;
 const DIGEST_BYTES = 32;
 
 export class Chunks {
-  private readonly entry: ChunkEntry = {
-    blobIndex: 0,
-    flags: 0,
-    compressedSize: 0,
-    uncompressedSize: 0,
-    compressedOffset: 0,
-    uncompressedOffset: 0,
-    fileOffset: 0,
-    index: 0,
-    crc32: 0,
-  };
+  private readonly entry: ChunkEntry = newChunkEntry();
   /** File offset of `entry`. */
   private offset = 0;
 

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { FIXTURES } from '../../storage/fixtures.testing.ts';
 import { blobIdLegal } from '../blob-id.ts';
-import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES, decodeChunkEntry, encodeChunkEntry } from '../chunk-entry.ts';
+import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES, decodeChunkEntry, encodeChunkEntry, newChunkEntry } from '../chunk-entry.ts';
 import { chunkSizeLegal, compressorOf, digesterOf, FLAG, flagsAccepted, singleAlgorithms } from '../flags.ts';
 import {
   BLOB,
@@ -97,17 +97,7 @@ for (const name of NAMES) {
   test(`${name}: the chunk table`, () => {
     const { bytes, view } = bootstrap(name);
     const { chunkTableOffset, chunkTableSize } = decodeExtSuperblock(view, EXT_SUPERBLOCK_OFFSET);
-    const chunk = {
-      blobIndex: 0,
-      flags: 0,
-      compressedSize: 0,
-      uncompressedSize: 0,
-      compressedOffset: 0,
-      uncompressedOffset: 0,
-      fileOffset: 0,
-      index: 0,
-      crc32: 0,
-    };
+    const chunk = newChunkEntry();
     for (let at = chunkTableOffset; at < chunkTableOffset + chunkTableSize; at += CHUNK_ENTRY_BYTES) {
       decodeChunkEntry(view, at, chunk);
       const again = encoded(CHUNK_ENTRY_BYTES, (_, out) => encodeChunkEntry(out, 0, chunk));
