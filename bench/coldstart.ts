@@ -11,9 +11,9 @@ import { bundlePrograms } from './bundle.ts';
 import { coldStartBars, headings, resultRows } from './coldstart-report.ts';
 import { type DaemonName, daemonProgram, Mounted } from './mount.ts';
 import { type PeerImage, peerImage } from './peer-image.ts';
+import { versionOf } from './programs.ts';
 import { aligned, publish } from './record.ts';
 import { benchRoot, ROOT_HOME } from './root.ts';
-import { versionOf } from './subjects.ts';
 import { REPOSITORY } from './tree.ts';
 
 export type ProgramName = 'python3' | '60 files';

@@ -1,15 +1,15 @@
 /**
  * The floor: a loop of a row's host calls alone, on the same files and offsets, into prefaulted pages. Started as
  * `floor.cjs SHARE ROW`; for each line on stdin, which says how many milliseconds, it measures a slice and prints the CPU
- * microseconds per request. So it takes its turn between the slices of the daemons.
+ * microseconds per request. So it takes its turn between the slices of the daemons. A row without host calls has no floor.
  */
 import { S } from '../src/fuse/flags.ts';
-import { close, preadv2, pwritev2 } from '../src/sys/io.ts';
+import { close, lseek, preadv2, pwritev2, SEEK } from '../src/sys/io.ts';
 import { populateWrite } from '../src/sys/memory.ts';
 import { NativeMemory } from '../src/sys/native-memory.ts';
 import { AT, EMPTY_NAME, O, openat, openPath, unlinkat } from '../src/sys/path.ts';
-import { fstatfs, STATX_BYTES, STATX_MASK, statx } from '../src/sys/stat.ts';
-import { BIG_BYTES, fileName, HOT_FILES, WRITE_BYTES } from './tree.ts';
+import { DIRENT, fstatfs, getdents64, STATX_BYTES, STATX_MASK, statx } from '../src/sys/stat.ts';
+import { BIG_BYTES, fileName, HOT_FILES, LARGE_SHARE_FILES, largeDir, WRITE_BYTES } from './tree.ts';
 import { ownCpuUs } from './usage.ts';
 
 const PAGE_BYTES = 4096;
@@ -17,7 +17,7 @@ const PATH = 0o10000000;
 const [share = '', row = ''] = process.argv.slice(2);
 
 const stat = new NativeMemory(STATX_BYTES);
-const text = new NativeMemory(64 * 1024);
+const text = new NativeMemory(128 * 1024);
 let textAt = 0;
 /** Address of a C string that stays. */
 function name(value: string): number {
@@ -50,23 +50,43 @@ function random(count: number): number {
   return (seed >>> 4) % count;
 }
 
-/** One request's calls; null for rows that are answered from memory. */
-function body(): (() => void) | null {
+const LIST_BYTES = 64 * 1024;
+
+/** A whole listing, with the attributes of each name: names are found as a directory's records give them. */
+function listing(): () => void {
+  const fd = dir('list');
+  const records = new NativeMemory(LIST_BYTES);
+  return () => {
+    lseek(fd, 0, SEEK.SET);
+    for (let bytes = -1; bytes !== 0; ) {
+      bytes = getdents64(fd, records.address, LIST_BYTES);
+      if (bytes < 0) throw new Error(`getdents64 answered ${bytes}`);
+      for (let at = 0; at < bytes; at += records.u32[(at + DIRENT.RECLEN) / 4] & 0xffff) {
+        const entry = records.address + at + DIRENT.NAME;
+        statx(fd, entry, AT.SYMLINK_NOFOLLOW, STATX_MASK.BASIC_STATS, stat.address);
+      }
+    }
+  };
+}
+
+/** One request's calls. @throws Error for a row without host calls */
+function body(): () => void {
   const [op, size = '0', unit] = row.split(' ');
   const bytes = Number(size) * (unit === 'MiB' ? 2 ** 20 : 1024);
   const sequential = row.endsWith('sequential');
   let position = 0;
   const names = Array.from({ length: HOT_FILES }, (_, i) => name(fileName(i)));
   const statFd = (fd: number): number => statx(fd, EMPTY_NAME, AT.EMPTY_PATH, STATX_MASK.BASIC_STATS, stat.address);
-  if (row === 'GETATTR') {
-    const hot = dir('hot');
-    const fds = names.map((at) => openat(hot, at, PATH, 0));
-    return () => void statFd(fds[random(HOT_FILES)]);
+  if (op === 'GETATTR') {
+    const { dirs, at } = objects(names);
+    const fds = at.map((name, i) => openat(dirs[i], name, PATH, 0));
+    return () => void statFd(fds[random(fds.length)]);
   }
-  if (row === 'LOOKUP+FORGET') {
-    const hot = dir('hot');
+  if (op === 'LOOKUP+FORGET') {
+    const { dirs, at } = objects(names);
     return () => {
-      const fd = openat(hot, names[random(HOT_FILES)], PATH | O.NOFOLLOW, 0);
+      const i = random(at.length);
+      const fd = openat(dirs[i], at[i], PATH | O.NOFOLLOW, 0);
       statFd(fd);
       close(fd);
     };
@@ -114,19 +134,37 @@ function body(): (() => void) | null {
     const root = dir('.');
     return () => void fstatfs(root, stat.address);
   }
-  return null;
+  if (op === 'READDIRPLUS') return listing();
+  throw new Error(`${row}: no host calls`);
 }
 
+/** Directory and name of each object of the row's set. */
+function objects(hotNames: readonly number[]): { dirs: readonly number[]; at: readonly number[] } {
+  if (!row.endsWith(' large')) {
+    const hot = dir('hot');
+    return { dirs: hotNames.map(() => hot), at: hotNames };
+  }
+  const opened = new Map<string, number>();
+  const dirs = Array.from({ length: LARGE_SHARE_FILES }, (_, i) => {
+    const path = largeDir(i);
+    const fd = opened.get(path) ?? dir(path);
+    opened.set(path, fd);
+    return fd;
+  });
+  return { dirs, at: dirs.map((_, i) => name(fileName(i))) };
+}
+
+/** A multiple of 2 and 3: rows whose requests come in pairs or threes are counted evenly. */
+const REQUESTS_PER_CLOCK = 12;
 const request = body();
 
 function slice(ms: number): number {
-  if (request === null) return 0;
   const from = ownCpuUs();
   const until = performance.now() + ms;
   let done = 0;
   while (performance.now() < until) {
-    for (let k = 0; k < 16; k++) request();
-    done += 16;
+    for (let k = 0; k < REQUESTS_PER_CLOCK; k++) request();
+    done += REQUESTS_PER_CLOCK;
   }
   return (ownCpuUs() - from) / done;
 }

@@ -72,10 +72,12 @@ export function closedLoop(
     underWay--;
     now = performance.now();
     seen = now;
-    samples[taken++ % SAMPLES_MAX] = now - startedAt[slot];
     workload.check(slot);
-    if (now >= until) continue;
-    startedAt[slot] = now;
+    if (workload.isWhole(slot)) {
+      samples[taken++ % SAMPLES_MAX] = now - startedAt[slot];
+      if (now >= until) continue;
+      startedAt[slot] = now;
+    }
     workload.next(slot);
     ring.submit();
     underWay++;

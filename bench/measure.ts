@@ -1,19 +1,17 @@
 /** Runs rows over all subjects, alternating, and hands the figures to the report. */
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { bundlePrograms, Floor } from './bundle.ts';
 import { closedLoop, countedLoop, openLoop, type Slice } from './loops.ts';
 import { FIRST_REQUESTS, firstWorkload } from './mixed.ts';
 import { type Load, loadName, type Options } from './options.ts';
+import { bringIn } from './page-cache.ts';
 import { type Figures, type Idle, report } from './report.ts';
 import { type Row, rows, type Workload } from './rows.ts';
 import { programOf, type Subject, type SubjectName, startSubject } from './subjects.ts';
-import { BIG_BYTES, makeTree, type Tree } from './tree.ts';
+import { BIG_BYTES, LARGE_DIRS, LARGE_FILES_PER_DIR, LARGE_SHARE_FILES, makeTree, type Tree } from './tree.ts';
 import { cpuUs } from './usage.ts';
 
-const SUBJECTS: readonly SubjectName[] = ['ours', 'ours-quiet', 'nydusd', 'virtiofsd', 'virtiofsd-c', 'null'];
-/** Descriptors every peer may hold where the hard limit is low: the rest of the limit is for its own. */
-const LARGE_SHARE_MAX = 8000;
-const LARGE_IMAGE = 100_000;
 /** Open loops only where one request is one operation of a few microseconds. */
 const OPEN_ROWS = ['GETATTR', 'LOOKUP+FORGET', 'READ 4 KiB', 'READ 128 KiB'];
 /** Before the first slice of a row: a compiler that works while the row runs has seen it by then. */
@@ -26,6 +24,8 @@ const OPEN_SUBJECTS: readonly SubjectName[] = ['ours', 'ours-quiet', 'nydusd', '
 const IDLE_AFTER_MS = 1000;
 const IDLE_MS = 10_000;
 const IDLE_QUICK_MS = 2000;
+const FIRST_ROW = `first ${FIRST_REQUESTS} mixed`;
+const FIRST_LOAD = 'depth 1';
 /** nydusd now and then misses the kick of INIT. */
 const STARTS_MAX = 3;
 
@@ -37,22 +37,36 @@ export async function measureRows(options: Options): Promise<void> {
   const idle: Idle[] = [];
   try {
     for (const subject of subjects) warmUp(subject, options);
-    for (const fs of options.fs) {
-      for (const row of rows(fs === 'share' ? LARGE_SHARE_MAX : LARGE_IMAGE)) {
-        if (!wanted(row, fs, options)) continue;
-        for (const load of options.loads) {
-          if (load.kind === 'open' && !OPEN_ROWS.includes(row.name)) continue;
-          const measured = await measureRow(row, fs, load, subjects, tree, options);
-          figures.push(measured);
-          report.line(measured);
-        }
-      }
+    const jobs = jobsOf(options);
+    report.begin(jobs.length);
+    for (const { row, fs, load } of jobs) {
+      const measured = await measureRow(row, fs, load, subjects, tree, options);
+      figures.push(measured);
+      report.line(measured);
     }
     idle.push(...(await measureIdle(subjects, options.quick ? IDLE_QUICK_MS : IDLE_MS)));
   } finally {
     for (const subject of subjects) subject.stop();
   }
-  report.finish(figures, idle, await measureFirst(options, tree), subjects, options.record);
+  report.finish({ rows: figures, idle, first: await measureFirst(options, tree) }, subjects, options);
+}
+
+/** One line of the table. */
+interface Job {
+  row: Row;
+  fs: 'share' | 'image';
+  load: Load;
+}
+
+function jobsOf(options: Options): Job[] {
+  return options.fs.flatMap((fs) =>
+    rows(fs === 'share' ? LARGE_SHARE_FILES : LARGE_DIRS * LARGE_FILES_PER_DIR)
+      .filter((row) => isAsked(row.name, options) && !(row.writes && fs === 'image'))
+      .flatMap((row) => {
+        const loads = options.loads.filter(({ kind }) => kind === 'closed' || OPEN_ROWS.includes(row.name));
+        return loads.map((load) => ({ row, fs, load }));
+      }),
+  );
 }
 
 /** CPU of every back end while nobody asks anything. */
@@ -66,14 +80,16 @@ async function measureIdle(subjects: readonly Subject[], ms: number): Promise<Id
 
 /** The first requests of fresh daemons, one after the other: what a starting pod meets. */
 async function measureFirst(options: Options, tree: Tree): Promise<Figures[]> {
-  const names = wantedSubjects(options).filter((name) => name !== 'null' && name !== 'ours-quiet');
+  const names = options.subjects.filter((name) => name !== 'null' && name !== 'ours-quiet');
   const all: Figures[] = [];
-  for (const fs of options.fs) {
+  const isWanted = isAsked(FIRST_ROW, options) && options.loads.some((load) => loadName(load) === FIRST_LOAD);
+  for (const fs of isWanted ? options.fs : []) {
     const slices: Partial<Record<SubjectName, Slice[]>> = {};
     for (let round = 0; round < (options.quick ? 1 : options.alternations); round++) {
       for (const name of round % 2 === 0 ? names : [...names].reverse()) {
         const program = programOf(name);
         if (program === null) continue;
+        bringIn([join(tree.share, 'hot'), tree.bootstrap, tree.blobs]);
         const subject = await startWithin(STARTS_MAX, name, program, tree);
         try {
           const root = subject[fs];
@@ -86,20 +102,16 @@ async function measureFirst(options: Options, tree: Tree): Promise<Figures[]> {
         }
       }
     }
-    const figures = { fs, row: `first ${FIRST_REQUESTS} mixed`, load: 'depth 1', slices, floorUs: null };
+    const figures = { fs, row: FIRST_ROW, load: FIRST_LOAD, slices, floorUs: null };
     all.push(figures);
     report.line(figures);
   }
   return all;
 }
 
-function wantedSubjects(options: Options): readonly SubjectName[] {
-  return options.subjects ?? SUBJECTS;
-}
-
 async function startAll(options: Options, tree: Tree): Promise<Subject[]> {
   const subjects: Subject[] = [];
-  for (const name of wantedSubjects(options)) {
+  for (const name of options.subjects) {
     const program = programOf(name);
     if (program === null) {
       process.stderr.write(`bench: ${name} is not installed (npm run bench:peers): its bars count as not met\n`);
@@ -125,12 +137,9 @@ async function startWithin(tries: number, name: SubjectName, program: string, tr
   }
 }
 
-function wanted(row: Row, fs: string, options: Options): boolean {
-  if (row.writes && fs === 'image') return false;
-  return (
-    options.rows.length === 0 ||
-    options.rows.some((part) => row.name === part || (part.endsWith('*') && row.name.startsWith(part.slice(0, -1))))
-  );
+function isAsked(name: string, { rows: asked }: Options): boolean {
+  const isLike = (part: string): boolean => (part.endsWith('*') ? name.startsWith(part.slice(0, -1)) : name === part);
+  return asked.length === 0 || asked.some(isLike);
 }
 
 /** Fills the image's cache (READ waits until all is there) and lets every subject run hot. */
@@ -161,22 +170,29 @@ async function measureRow(
   const subjects = all.filter((subject) => subject[fs] !== null && isIn(subject.name));
   const slices: Partial<Record<SubjectName, Slice[]>> = {};
   const workloads = new Map<Subject, Workload>();
+  const slice = (subject: Subject, ms: number): Slice => {
+    bringIn(pagesOf(row, fs, subject.cacheDir, tree));
+    return run(subject, workloads.get(subject)!, load, ms);
+  };
   for (const subject of subjects) {
     const workload = row.make(subject.client, subject[fs]!);
     workload.prepare();
     workloads.set(subject, workload);
     slices[subject.name] = [];
-    run(subject, workload, load, Math.max(options.sliceMs, WARM_ROW_MS));
+    slice(subject, Math.max(options.sliceMs, WARM_ROW_MS));
   }
   const floorUs: number[] = [];
-  const floor = load.kind === 'closed' ? await startFloor(row, fs, tree) : null;
+  const floor =
+    load.kind === 'closed' && hasHostCalls(row, fs) ? await Floor.start(tree.share, row.name, WARM_ROW_MS) : null;
   for (let round = 0; round < options.alternations; round++) {
     // Every other round backwards: what drifts over a round meets each subject at both ends.
     const order = round % 2 === 0 ? subjects : [...subjects].reverse();
     for (const subject of order) {
-      slices[subject.name]!.push(run(subject, workloads.get(subject)!, load, options.sliceMs));
+      slices[subject.name]!.push(slice(subject, options.sliceMs));
     }
-    if (floor !== null) floorUs.push(await floor.slice(options.sliceMs));
+    if (floor === null) continue;
+    bringIn(pagesOf(row, 'share', '', tree));
+    floorUs.push(await floor.slice(options.sliceMs));
   }
   for (const workload of workloads.values()) {
     workload.finish();
@@ -185,10 +201,15 @@ async function measureRow(
   return { fs, row: row.name, load: loadName(load), slices, floorUs: floor === null ? null : floorUs };
 }
 
-/** Of an image only READ needs the host; everything else is answered from memory, its floor is 0. */
-function startFloor(row: Row, fs: 'share' | 'image', tree: Tree): Promise<Floor> {
-  const isFromMemory = fs === 'image' && !row.name.startsWith('READ ');
-  return Floor.start(tree.share, isFromMemory ? 'none' : row.name, WARM_ROW_MS);
+/** Of an image only READ needs the host; everything else is answered from memory. */
+function hasHostCalls(row: Row, fs: 'share' | 'image'): boolean {
+  return fs === 'share' || row.name.startsWith('READ ');
+}
+
+/** What a slice's answers come from: the share's files, or the image's metadata and the daemon's own cache file. */
+function pagesOf(row: Row, fs: 'share' | 'image', cacheDir: string, tree: Tree): string[] {
+  if (fs === 'share') return row.data === null ? [] : [join(tree.share, row.data)];
+  return hasHostCalls(row, fs) ? [tree.bootstrap, cacheDir] : [tree.bootstrap];
 }
 
 function run(subject: Subject, workload: Workload, load: Load, ms: number): Slice {

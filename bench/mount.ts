@@ -3,7 +3,8 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { callApi, findProgram } from './subjects.ts';
+import { findProgram } from './programs.ts';
+import { callApi } from './subjects.ts';
 import { REPOSITORY } from './tree.ts';
 import { cpuUs, rssKiB } from './usage.ts';
 

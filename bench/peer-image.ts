@@ -2,8 +2,8 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { findProgram } from './programs.ts';
 import { ROOT_HOME } from './root.ts';
-import { findProgram } from './subjects.ts';
 
 export interface PeerImage {
   bootstrap: string;

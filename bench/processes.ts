@@ -7,9 +7,10 @@ import { copyFileSync, mkdirSync, mkdtempSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type PeerImage, peerImage } from './peer-image.ts';
+import { versionOf } from './programs.ts';
 import { aligned, type Bar, publish } from './record.ts';
 import { benchRoot, ROOT_HOME } from './root.ts';
-import { mountAt, programOf, type SubjectName, state, versionOf } from './subjects.ts';
+import { mountAt, programOf, type SubjectName, state } from './subjects.ts';
 import { median, spread } from './summary.ts';
 import { memoryKiB } from './usage.ts';
 

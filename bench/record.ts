@@ -25,19 +25,34 @@ export interface Outcome {
   figures: unknown;
 }
 
+const HOME = join(REPOSITORY, '.cache', 'bench-results');
 /** Of the start: somebody may commit while things run. */
 const REVISION = revision();
 const MACHINE = `${cpus()[0]?.model ?? '?'}, ${cpus().length} CPUs, Linux ${release()}, Node ${process.version}`;
+
+interface Written {
+  about: { revision: string; versions: Record<string, string> };
+  figures: unknown;
+}
+
+/** What an earlier run of this very revision wrote; null without one. */
+export function earlier(name: Outcome['name']): Written | null {
+  try {
+    const written = JSON.parse(readFileSync(join(HOME, `${name}.json`), 'utf8')) as Written;
+    return written.about.revision === REVISION ? written : null;
+  } catch {
+    return null; // nothing was written yet
+  }
+}
 
 /** Prints the bars, writes `.cache/bench-results/NAME.json`, and the section of RESULTS.md when `record`. */
 export function publish(outcome: Outcome, record: boolean): void {
   const about = { revision: REVISION, time: new Date().toISOString(), machine: MACHINE, versions: outcome.versions };
   const barRows = outcome.bars.map(({ text, figure, met }) => [text, figure, met ? 'met' : 'not met']);
   process.stdout.write(`\n${aligned([BAR_HEADINGS, ...barRows])}\n`);
-  const home = join(REPOSITORY, '.cache', 'bench-results');
-  mkdirSync(home, { recursive: true });
+  mkdirSync(HOME, { recursive: true });
   const { bars, figures } = outcome;
-  writeFileSync(join(home, `${outcome.name}.json`), JSON.stringify({ about, bars, figures }, null, 1));
+  writeFileSync(join(HOME, `${outcome.name}.json`), JSON.stringify({ about, bars, figures }, null, 1));
   if (!record) return;
   const versions = Object.entries(outcome.versions).filter(([, version]) => version !== '');
   const facts = [

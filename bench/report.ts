@@ -1,8 +1,10 @@
 /** The table of the rows: a line as soon as it is measured, and at the end the outcome. */
 import type { Slice } from './loops.ts';
-import { publish } from './record.ts';
+import { LOAD_NAMES } from './options.ts';
+import { earlier, publish } from './record.ts';
 import { rowBars } from './row-bars.ts';
-import type { Subject, SubjectName } from './subjects.ts';
+import { rows } from './rows.ts';
+import { SUBJECTS, type Subject, type SubjectName } from './subjects.ts';
 import { median, type Ratio, ratioOf, spread, verdict } from './summary.ts';
 
 /** All slices of one row under one load, in the order of alternation. */
@@ -11,7 +13,7 @@ export interface Figures {
   row: string;
   load: string;
   slices: Partial<Record<SubjectName, Slice[]>>;
-  /** CPU of the host calls alone, one number per round; null for open loops. */
+  /** CPU of the host calls alone, one number per round; null where there are none, and for open loops. */
   floorUs: number[] | null;
 }
 
@@ -20,6 +22,14 @@ export interface Idle {
   subject: SubjectName;
   cpuMs: number;
   ms: number;
+}
+
+/** Everything of one run. */
+export interface Measured {
+  rows: readonly Figures[];
+  idle: readonly Idle[];
+  /** The first requests of fresh daemons. */
+  first: readonly Figures[];
 }
 
 export type Metric = 'cpuUs' | 'p50Us' | 'p99Us';
@@ -72,9 +82,15 @@ function ratioText(figures: Figures): string {
   return got === null ? '–' : `${got.ratio.toFixed(2)}±${got.spread.toFixed(2)} ${got.better} ${got.verdict}`;
 }
 
-const COLUMNS: readonly SubjectName[] = ['ours', 'ours-quiet', 'nydusd', 'virtiofsd', 'virtiofsd-c', 'null'];
-const HEADINGS = ['files', 'row', 'load', 'ours / better peer', ...COLUMNS, 'floor'];
+const HEADINGS = ['files', 'row', 'load', 'ours / better peer', ...SUBJECTS, 'floor'];
 const WIDTHS = [6, 24, 10, 28, 24, 24, 24, 24, 24, 24];
+
+function padded(values: readonly string[]): string {
+  return values
+    .map((value, i) => value.padEnd(WIDTHS[i] ?? 0))
+    .join(' ')
+    .trimEnd();
+}
 
 function cells(figures: Figures): string[] {
   return [
@@ -82,39 +98,48 @@ function cells(figures: Figures): string[] {
     figures.row,
     figures.load,
     ratioText(figures),
-    ...COLUMNS.map((name) => cell(figures.slices[name])),
+    ...SUBJECTS.map((name) => cell(figures.slices[name])),
     figures.floorUs === null ? '–' : short(median(figures.floorUs)),
   ];
 }
 
+/** What is measured again replaces what was there; the order is that of a whole run. */
+function merged(before: Measured, now: Measured): Measured {
+  const names = rows(1).map(({ name }) => name);
+  const place = ({ fs, row, load }: Figures): number =>
+    ((fs === 'share' ? 0 : 1) * names.length + names.indexOf(row)) * LOAD_NAMES.length + LOAD_NAMES.indexOf(load);
+  const join = (old: readonly Figures[], fresh: readonly Figures[]): Figures[] => {
+    const places = new Set(fresh.map(place));
+    return [...old.filter((one) => !places.has(place(one))), ...fresh].sort((a, b) => place(a) - place(b));
+  };
+  return { rows: join(before.rows, now.rows), first: join(before.first, now.first), idle: now.idle };
+}
+
 export const report = {
-  line(figures: Figures): void {
-    const text = cells(figures)
-      .map((value, i) => value.padEnd(WIDTHS[i] ?? 0))
-      .join(' ');
-    process.stdout.write(`${text.trimEnd()}\n`);
+  begin(lines: number): void {
+    process.stdout.write(`${lines} rows; CPU us per request ± spread · p50 us · p99 us\n${padded(HEADINGS)}\n`);
   },
 
-  /** @param first the first requests of fresh daemons */
-  finish(
-    figures: readonly Figures[],
-    idle: readonly Idle[],
-    first: readonly Figures[],
-    subjects: readonly Subject[],
-    record: boolean,
-  ): void {
+  line(figures: Figures): void {
+    process.stdout.write(`${padded(cells(figures))}\n`);
+  },
+
+  /** @param add true: beside what earlier runs measured of other rows */
+  finish(measured: Measured, subjects: readonly Subject[], { record, add }: { record: boolean; add: boolean }): void {
+    const before = add ? earlier('rows') : null;
+    const figures = before === null ? measured : merged(before.figures as Measured, measured);
     // Columns nobody was measured in say nothing.
-    const rows = [...figures, ...first].map(cells);
-    const used = HEADINGS.map((_, i) => i < 4 || rows.some((row) => row[i] !== '–'));
+    const lines = [...figures.rows, ...figures.first].map(cells);
+    const used = HEADINGS.map((_, i) => i < 4 || lines.some((line) => line[i] !== '–'));
     const kept = (row: readonly string[]): string[] => row.filter((_, i) => used[i]);
     publish(
       {
         name: 'rows',
         headings: kept(HEADINGS),
-        rows: rows.map(kept),
-        bars: rowBars(figures, idle),
-        versions: Object.fromEntries(subjects.map(({ name, version }) => [name, version])),
-        figures: { rows: figures, first, idle },
+        rows: lines.map(kept),
+        bars: rowBars(figures.rows, figures.idle),
+        versions: { ...before?.about.versions, ...Object.fromEntries(subjects.map((s) => [s.name, s.version])) },
+        figures,
       },
       record,
     );

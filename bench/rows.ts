@@ -12,6 +12,7 @@ import {
   LARGE_DIRS,
   LARGE_FILES_PER_DIR,
   LIST_FILES,
+  largeDir,
   WRITE_BYTES,
 } from './tree.ts';
 
@@ -44,6 +45,10 @@ export abstract class Workload {
   abstract next(slot: number): void;
   /** Checks the reply in `slot`. @throws when it is wrong */
   abstract check(slot: number): void;
+  /** False: what `slot` asks next belongs to the same measured request. */
+  isWhole(_slot: number): boolean {
+    return true;
+  }
   finish(): void {}
 
   /** A number below `count`; the same sequence for every subject. */
@@ -126,8 +131,7 @@ class Getattr extends Workload {
 
 /** Directory of object `index` in a set of `count`. */
 function dirOf(index: number, count: number): string {
-  if (count === HOT_FILES) return 'hot';
-  return `large/d${String(Math.floor(index / LARGE_FILES_PER_DIR)).padStart(3, '0')}`;
+  return count === HOT_FILES ? 'hot' : largeDir(index);
 }
 
 /** LOOKUP, and FORGET of what it found. */
@@ -361,7 +365,10 @@ class Write extends Workload {
 
 const LIST_BYTES = 128 * 1024;
 
-/** READDIRPLUS through 1,000 entries, from the start again at the end; each slot has its own handle. */
+/**
+ * READDIRPLUS through 1,000 entries to the end, which is one measured request: how much a reply holds is up to the daemon.
+ * Each slot has its own handle.
+ */
 class ReadDirPlus extends Workload {
   readonly name = 'READDIRPLUS 1000';
   private node: Node = { low: 0, high: 0 };
@@ -403,6 +410,10 @@ class ReadDirPlus extends Workload {
     }
     this.cookie[slot * 2] = this.word(slot, last + ENTRY_BYTES + 8);
     this.cookie[slot * 2 + 1] = this.word(slot, last + ENTRY_BYTES + 12);
+  }
+
+  override isWhole(slot: number): boolean {
+    return this.entries[slot] === 0;
   }
 
   /** Word at byte `at` of the reply's pages. */
@@ -507,6 +518,8 @@ class Statfs extends Workload {
 export interface Row {
   name: string;
   writes: boolean;
+  /** File or directory of the share whose data it works on, if any. */
+  data: string | null;
   make(client: BenchClient, root: Node): Workload;
 }
 
@@ -514,22 +527,30 @@ const KIB = 1024;
 
 /** @param largeCount objects of the large set */
 export function rows(largeCount: number): Row[] {
-  const row = (name: string, make: Row['make'], writes = false): Row => ({ name, writes, make });
+  const row = (name: string, make: Row['make'], data: string | null = null): Row => ({
+    name,
+    writes: name.startsWith('WRITE') || name.startsWith('CREATE'),
+    data,
+    make,
+  });
+  const read = (name: string, bytes: number, sequential: boolean): Row =>
+    row(name, (c, r) => new Read(c, r, bytes, sequential), 'big.bin');
+  const write = (name: string, bytes: number): Row => row(name, (c, r) => new Write(c, r, bytes), 'write.bin');
   return [
     row('GETATTR', (c, r) => new Getattr(c, r, HOT_FILES)),
     row('LOOKUP+FORGET', (c, r) => new Lookup(c, r, HOT_FILES)),
     row('LOOKUP absent', (c, r) => new Absent(c, r)),
     row('OPEN+RELEASE', (c, r) => new OpenRelease(c, r)),
-    row('READ 4 KiB', (c, r) => new Read(c, r, 4 * KIB, false)),
-    row('READ 4 KiB sequential', (c, r) => new Read(c, r, 4 * KIB, true)),
-    row('READ 128 KiB', (c, r) => new Read(c, r, 128 * KIB, false)),
-    row('READ 128 KiB sequential', (c, r) => new Read(c, r, 128 * KIB, true)),
-    row('READ 1 MiB', (c, r) => new Read(c, r, KIB * KIB, false)),
-    row('READ 1 MiB sequential', (c, r) => new Read(c, r, KIB * KIB, true)),
-    row('WRITE 4 KiB', (c, r) => new Write(c, r, 4 * KIB), true),
-    row('WRITE 128 KiB', (c, r) => new Write(c, r, 128 * KIB), true),
-    row('READDIRPLUS 1000', (c, r) => new ReadDirPlus(c, r)),
-    row('CREATE+UNLINK', (c, r) => new CreateUnlink(c, r), true),
+    read('READ 4 KiB', 4 * KIB, false),
+    read('READ 4 KiB sequential', 4 * KIB, true),
+    read('READ 128 KiB', 128 * KIB, false),
+    read('READ 128 KiB sequential', 128 * KIB, true),
+    read('READ 1 MiB', KIB * KIB, false),
+    read('READ 1 MiB sequential', KIB * KIB, true),
+    write('WRITE 4 KiB', 4 * KIB),
+    write('WRITE 128 KiB', 128 * KIB),
+    row('READDIRPLUS 1000', (c, r) => new ReadDirPlus(c, r), 'list'),
+    row('CREATE+UNLINK', (c, r) => new CreateUnlink(c, r)),
     row('STATFS', (c, r) => new Statfs(c, r)),
     row('GETATTR large', (c, r) => new Getattr(c, r, largeCount)),
     row('LOOKUP+FORGET large', (c, r) => new Lookup(c, r, largeCount)),

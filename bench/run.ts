@@ -1,14 +1,9 @@
-/**
- * `npm run bench`: see README.md.
- *
- *     npm run bench [-- --quick] [--row NAME] [--fs share|image] [--depth 1|32|open1000|open20000] [--subject A,B]
- *     npm run bench -- process|build|coldstart|all [--quick] [--record]
- */
+/** `npm run bench`: see README.md, and `--help` in options.ts. */
 import { spawnSync } from 'node:child_process';
 import { measureBuild } from './build.ts';
 import { measureColdStart } from './coldstart.ts';
 import { measureRows } from './measure.ts';
-import { parseCommon, parseOptions } from './options.ts';
+import { HELP, parseCommon, parseOptions, UsageError } from './options.ts';
 import { measureProcesses } from './processes.ts';
 
 /** The frontend's core; the back ends have core 1. */
@@ -56,11 +51,19 @@ function runAll(argv: readonly string[]): void {
 
 async function main(argv: readonly string[]): Promise<void> {
   const [name, ...rest] = argv[0] !== undefined && !argv[0].startsWith('-') ? argv : ['rows', ...argv];
+  if (argv.includes('--help') || argv.includes('-h')) return void process.stdout.write(HELP);
   if (name === 'all') return runAll(rest);
   const command = COMMANDS[name as string];
-  if (command === undefined) throw new Error(`unknown command ${name}: ${Object.keys(COMMANDS).join(', ')}, all`);
+  if (command === undefined) throw new UsageError(`unknown command ${name}: ${Object.keys(COMMANDS).join(', ')}, all`);
   if (command.pinned) onCore();
   await command.run(rest);
 }
 
-await main(process.argv.slice(2));
+try {
+  await main(process.argv.slice(2));
+} catch (error) {
+  process.stderr.write(
+    `bench: ${error instanceof UsageError ? `${error.message} (--help)` : (error as Error).stack}\n`,
+  );
+  process.exitCode = 1;
+}

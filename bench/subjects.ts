@@ -1,18 +1,20 @@
 /** What is measured: our built daemon as users start it, its peers, each on core 1. */
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BenchClient, type Node } from './client.ts';
+import { findProgram, versionOf } from './programs.ts';
 import { REPOSITORY, type Tree } from './tree.ts';
 
 export const BACKEND_CORE = '1';
 const START_MS_MAX = 20_000;
 
 /** `ours-quiet`: our daemon where one CPU is online, as it sees it, so that it does not poll. */
-export type SubjectName = 'ours' | 'ours-quiet' | 'nydusd' | 'virtiofsd' | 'virtiofsd-c' | 'null';
+export const SUBJECTS = ['ours', 'ours-quiet', 'nydusd', 'virtiofsd', 'virtiofsd-c', 'null'] as const;
+export type SubjectName = (typeof SUBJECTS)[number];
 
 export interface Subject {
   name: SubjectName;
@@ -22,17 +24,9 @@ export interface Subject {
   /** Roots of what it serves. */
   share: Node | null;
   image: Node | null;
+  /** Where its cache of the image lies, if it has one. */
+  cacheDir: string;
   stop(): void;
-}
-
-/** Path of a program given by an environment variable or found on PATH; null when there is none. */
-export function findProgram(name: string, variable: string): string | null {
-  const given = process.env[variable];
-  if (given !== undefined) return given;
-  for (const dir of (process.env['PATH'] ?? '').split(delimiter)) {
-    if (existsSync(join(dir, name))) return join(dir, name);
-  }
-  return null;
 }
 
 const C_VIRTIOFSD = '/usr/lib/qemu/virtiofsd';
@@ -44,11 +38,6 @@ export function programOf(name: SubjectName): string | null {
   if (name === 'virtiofsd') return findProgram('virtiofsd', 'VIRTIOFSD');
   if (name === 'virtiofsd-c') return existsSync(C_VIRTIOFSD) ? C_VIRTIOFSD : null;
   return process.execPath;
-}
-
-export function versionOf(program: string): string {
-  const { stdout, stderr } = spawnSync(program, ['--version'], { encoding: 'utf8' });
-  return (`${stdout}${stderr}`.trim().split('\n')[0] ?? '').replace(/^.*Version:\s*/, '').trim();
 }
 
 /** Hides the second CPU from what follows, in a mount namespace: $1 is a file that says `0`. */
@@ -91,6 +80,7 @@ export async function startSubject(name: SubjectName, program: string, tree: Tre
       client,
       share: daemon ? client.walk(root, 'share') : root,
       image: daemon ? client.walk(root, 'image') : name === 'null' ? root : null,
+      cacheDir: join(dir, 'cache'),
       stop: () => {
         client.close();
         stop();

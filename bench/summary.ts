@@ -25,8 +25,9 @@ export interface Ratio {
   spread: number;
 }
 
+/** @param peer of the first alternations, not always of all */
 export function ratioOf(ours: readonly number[], peer: readonly number[]): Ratio {
-  const ratios = ours.map((value, i) => value / peer[i]);
+  const ratios = peer.map((value, i) => ours[i] / value);
   return { ratio: median(ratios), spread: spread(ratios) };
 }
 

@@ -7,12 +7,13 @@
  *     share/big.bin                   128 MiB: READ
  *     share/write.bin                 64 MiB: WRITE
  *     share/tmp/                      CREATE and UNLINK
- *     image.boot, blobs/              share without write.bin and tmp, as a zstd v6 image of the peer's nydus-image
+ *     image.boot, blobs/              share without write.bin and tmp, as a zstd v6 image
  */
 import { execFileSync } from 'node:child_process';
 import { closeSync, existsSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { findProgram } from './programs.ts';
 
 export const REPOSITORY = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -21,6 +22,8 @@ export const HOT_FILE_BYTES = 64 * 1024;
 export const LIST_FILES = 1000;
 export const LARGE_DIRS = 100;
 export const LARGE_FILES_PER_DIR = 1000;
+/** Objects of the large set on a share: every peer can hold their descriptors where the hard limit is low. */
+export const LARGE_SHARE_FILES = 8000;
 export const BIG_BYTES = 128 * 2 ** 20;
 export const WRITE_BYTES = 64 * 2 ** 20;
 
@@ -28,6 +31,11 @@ export const WRITE_BYTES = 64 * 2 ** 20;
 export function bigWord(index: number): number {
   const x = Math.imul(index ^ (index >>> 15), 0x2c1b3c6d);
   return (x ^ (x >>> 12)) >>> 0;
+}
+
+/** Directory in `large/` of object `index` of the large set. */
+export function largeDir(index: number): string {
+  return `large/d${String(Math.floor(index / LARGE_FILES_PER_DIR)).padStart(3, '0')}`;
 }
 
 export function fileName(index: number): string {
@@ -40,7 +48,7 @@ export interface Tree {
   blobs: string;
 }
 
-/** Makes the tree unless it is there. @throws when `nydus-image` of the peer is not on PATH */
+/** Makes the tree unless it is there; the image by our own builder where the peer's is not installed. */
 export function makeTree(): Tree {
   const home = join(REPOSITORY, '.cache', 'bench');
   const tree = { share: join(home, 'share'), bootstrap: join(home, 'image.boot'), blobs: join(home, 'blobs') };
@@ -56,7 +64,7 @@ export function makeTree(): Tree {
   fill(image);
   mkdirSync(tree.blobs);
   execFileSync(
-    process.env['NYDUS_IMAGE'] ?? 'nydus-image',
+    findProgram('nydus-image', 'NYDUS_IMAGE') ?? join(REPOSITORY, 'bin', 'nydus-image'),
     ['create', '-t', 'dir-rafs', '-v', '6', '--compressor', 'zstd', '-B', tree.bootstrap, '-D', tree.blobs, image],
     { stdio: ['ignore', 'ignore', 'pipe'] },
   );

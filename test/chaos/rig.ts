@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { findProgram } from '../../bench/subjects.ts';
+import { findProgram } from '../../bench/programs.ts';
 import { FaultServer } from '../daemon/fault-server.ts';
 import { type Argv, KATA_ARGV, NYDUSD, Nydusd } from '../daemon/nydusd.ts';
 import type { Image } from './images.ts';
