@@ -23,13 +23,13 @@ export async function readBody(
   const out = span.sink?.buffer ?? Buffer.allocUnsafeSlow(span.wantedBytes);
   const end = span.skipBytes + span.wantedBytes;
   let seen = 0;
-  for await (const piece of piecesOf(client, answer, signal)) {
+  await eachPiece(client, answer, signal, (piece) => {
     const from = Math.max(0, span.skipBytes - seen);
     if (from < piece.length) piece.copy(out, Math.max(0, seen - span.skipBytes), from);
     seen += piece.length;
-    await span.sink?.arrived(Math.min(span.wantedBytes, Math.max(0, seen - span.skipBytes)));
-    if (span.isWhole ? seen > end : seen >= end) break; // leaving the loop cuts the rest off
-  }
+    const held = span.sink?.arrived(Math.min(span.wantedBytes, Math.max(0, seen - span.skipBytes)));
+    return { held, isEnough: span.isWhole ? seen > end : seen >= end };
+  });
   if (seen < end) throw storageError('HTTP_BODY', { target, rule: `${seen} of ${end} bytes` });
   if (span.isWhole && seen > end) throw storageError('HTTP_BODY', { target, rule: `more than ${end} bytes` });
   return out;
@@ -39,42 +39,92 @@ export async function readBody(
 export async function readText(client: HttpClient, answer: HttpAnswer, signal: AbortSignal): Promise<string> {
   const pieces: Buffer[] = [];
   let bytes = 0;
-  for await (const piece of piecesOf(client, answer, signal)) {
+  await eachPiece(client, answer, signal, (piece) => {
     pieces.push(piece);
-    if ((bytes += piece.length) > TEXT_BODY_BYTES_MAX) {
-      throw storageError('HTTP_BODY', {
-        target: targetOf(answer.url),
-        rule: `text longer than ${TEXT_BODY_BYTES_MAX} bytes`,
-      });
-    }
+    bytes += piece.length;
+    return { isEnough: bytes > TEXT_BODY_BYTES_MAX };
+  });
+  if (bytes > TEXT_BODY_BYTES_MAX) {
+    throw storageError('HTTP_BODY', {
+      target: targetOf(answer.url),
+      rule: `text longer than ${TEXT_BODY_BYTES_MAX} bytes`,
+    });
   }
   return Buffer.concat(pieces).toString('utf8');
 }
 
-/** The body as it arrives. What its reader does with a piece does not count against the time-out for the next one. */
-async function* piecesOf(client: HttpClient, answer: HttpAnswer, signal: AbortSignal): AsyncGenerator<Buffer> {
+/** What the reader of a body says to a piece. */
+interface Taken {
+  /** The next piece comes when this has settled. */
+  held?: Promise<void> | undefined;
+  /** No more: the rest is cut off, with its connection. */
+  isEnough: boolean;
+}
+
+/**
+ * Gives the body to `take`, piece by piece as it arrives: by events, since iterating a stream costs a turn of the event
+ * loop for each. Resolves at its end. What `take` does with a piece does not count against the time-out for the next one.
+ * @throws as `readText`, and the signal's reason
+ */
+function eachPiece(
+  client: HttpClient,
+  answer: HttpAnswer,
+  signal: AbortSignal,
+  take: (piece: Buffer) => Taken,
+): Promise<void> {
   const { body } = answer;
   const target = targetOf(answer.url);
-  const timer = new PhaseTimer(target, (error) => body.destroy(error));
-  const abort = () => body.destroy(signal.reason);
-  signal.addEventListener('abort', abort, { once: true });
-  let seen = 0;
-  try {
-    timer.start('body', client.bodyTimeoutMs);
-    for await (const piece of body as AsyncIterable<Buffer>) {
+  return new Promise((resolve, reject) => {
+    const timer = new PhaseTimer(target, (error) => body.destroy(error));
+    const abort = () => body.destroy(signal.reason);
+    let seen = 0;
+    const ended = (): void => {
       timer.stop();
+      signal.removeEventListener('abort', abort);
+      body.off('data', arrived).off('end', whole).off('close', broke);
+    };
+    const whole = (): void => {
+      ended();
+      resolve();
+    };
+    const broke = (): void => {
+      ended();
+      const error: unknown = body.errored;
+      if (signal.aborted) reject(signal.reason);
+      else if (error instanceof Error && 'facts' in error) reject(error);
+      else reject(storageError('HTTP_BODY', { target, rule: `connection lost after ${seen} bytes` }, error));
+    };
+    const arrived = (piece: Buffer): void => {
       seen += piece.length;
-      yield piece;
-      timer.start('body', client.bodyTimeoutMs);
-    }
-  } catch (error) {
-    if (signal.aborted) throw signal.reason;
-    if (error instanceof Error && 'facts' in error) throw error;
-    throw storageError('HTTP_BODY', { target, rule: `connection lost after ${seen} bytes` }, error);
-  } finally {
-    timer.stop();
-    signal.removeEventListener('abort', abort);
-  }
+      let taken: Taken;
+      try {
+        taken = take(piece);
+      } catch (error) {
+        ended();
+        body.destroy();
+        reject(error);
+        return;
+      }
+      const { held, isEnough } = taken;
+      if (isEnough) {
+        whole();
+        body.destroy();
+      } else if (held === undefined) timer.goesOn();
+      else {
+        timer.stop();
+        body.pause();
+        void held.then(() => {
+          if (body.destroyed) return;
+          timer.start('body', client.bodyTimeoutMs);
+          body.resume();
+        });
+      }
+    };
+    timer.start('body', client.bodyTimeoutMs);
+    signal.addEventListener('abort', abort, { once: true });
+    if (body.destroyed) broke();
+    else body.on('data', arrived).once('end', whole).once('close', broke);
+  });
 }
 
 /** Done with an answer: a small body is read to its end, which keeps the connection; anything else is cut off. */

@@ -3,9 +3,11 @@
  * answer is in `http-body.ts`, who is asked in `http-route.ts`.
  *
  * Node's own client: on Node 20.20 importing undici holds the main thread for 84 ms and costs 19 MB of RSS (of a
- * budget of 72), `node:http` and `node:https` 3 ms and 2 MB. They are imported here with the first HTTP backend.
+ * budget of 72), `node:http` and `node:https` 3 ms and 1 MB each. They are loaded here, the second with the first https URL.
  */
 import type { Agent, ClientRequest, IncomingMessage } from 'node:http';
+import type { AgentOptions } from 'node:https';
+import { createRequire } from 'node:module';
 import type { Socket } from 'node:net';
 import type { SecureContext } from 'node:tls';
 import { storageError } from '../errors.ts';
@@ -64,7 +66,7 @@ export interface HttpClient {
 
 /** Opens a client. Modules are loaded here, so that a daemon without HTTP backend never pays for them. */
 export async function openHttpClient(options: HttpOptions): Promise<HttpClient> {
-  const [http, https] = await Promise.all([import('node:http'), import('node:https')]);
+  const http = await import('node:http');
   const { proxy } = options;
   const pool = {
     keepAlive: true,
@@ -79,9 +81,8 @@ export async function openHttpClient(options: HttpOptions): Promise<HttpClient> 
       : (await import('./http-tunnel.ts')).openTunnelAgent(proxy, pool, tls, options.connectTimeoutMs);
   return new NodeClient(options, {
     http,
-    https,
     plain: new http.Agent(pool),
-    secure: new https.Agent({ ...pool, ...tls }),
+    secure: new Secure({ ...pool, ...tls }),
     tunnel,
   });
 }
@@ -89,11 +90,31 @@ export async function openHttpClient(options: HttpOptions): Promise<HttpClient> 
 /** Node's modules and the connections of one client. */
 interface Means {
   http: typeof import('node:http');
-  https: typeof import('node:https');
   plain: Agent;
-  secure: Agent;
+  secure: Secure;
   /** TLS through the proxy, where there is one. */
   tunnel: Agent | null;
+}
+
+const require = createRequire(import.meta.url);
+
+/** TLS: most blobs behind a proxy of the host never need it. */
+class Secure {
+  private made: { https: typeof import('node:https'); agent: Agent } | null = null;
+
+  constructor(private readonly options: AgentOptions) {}
+
+  get(): { https: typeof import('node:https'); agent: Agent } {
+    if (this.made === null) {
+      const https = require('node:https') as typeof import('node:https');
+      this.made = { https, agent: new https.Agent(this.options) };
+    }
+    return this.made;
+  }
+
+  destroy(): void {
+    this.made?.agent.destroy();
+  }
 }
 
 class NodeClient implements HttpClient {
@@ -154,23 +175,26 @@ class NodeClient implements HttpClient {
   /** What to ask whom: the server itself, or the proxy by absolute URL or through a tunnel. */
   private outgoing(request: HttpRequest, signal: AbortSignal): ClientRequest {
     const { proxy, socketPath } = this.options;
-    const { http, https, plain, secure, tunnel } = this.means;
+    const { http, plain, secure, tunnel } = this.means;
     const { method, headers } = request;
     const url = proxy?.useHttp === true ? new URL(request.url.href.replace(/^https:/, 'http:')) : request.url;
     const isHttps = url.protocol === 'https:';
     if (proxy === null || isHttps) {
-      const agent = isHttps ? (tunnel ?? secure) : plain;
       const socket = socketPath === null ? {} : { socketPath };
-      return (isHttps ? https : http).request(url, { method, headers, agent, signal, ...socket });
+      const options = { method, headers, signal, ...socket };
+      if (!isHttps) return http.request(url, { ...options, agent: plain });
+      const { https, agent } = secure.get();
+      return https.request(url, { ...options, agent: tunnel ?? agent });
     }
-    const isSecureHop = proxy.url.protocol === 'https:';
-    return (isSecureHop ? https : http).request(proxy.url, {
+    const options = {
       method,
       headers: { ...headers, host: url.host, ...proxy.headers },
       path: url.href,
-      agent: isSecureHop ? secure : plain,
       signal,
-    });
+    };
+    if (proxy.url.protocol !== 'https:') return http.request(proxy.url, { ...options, agent: plain });
+    const { https, agent } = secure.get();
+    return https.request(proxy.url, { ...options, agent });
   }
 
   close(): void {
@@ -210,6 +234,11 @@ export class PhaseTimer {
     if (timeoutMs === 0) return;
     const fire = () => this.expire(storageError('HTTP_TIMEOUT', { target: this.target, phase, timeoutMs }));
     this.timer = setTimeout(fire, timeoutMs);
+  }
+
+  /** The phase goes on, and has all its time again. */
+  goesOn(): void {
+    this.timer?.refresh();
   }
 
   stop(): void {
