@@ -17,6 +17,7 @@ import { type BlobFiles, ChunkCache } from './cache/chunk-cache.ts';
 import { ChunkLocks } from './cache/chunk-locks.ts';
 import type { BlobSpill } from './cache/spill.ts';
 import { UnprovenChunks } from './cache/unproven-chunks.ts';
+import { ChunkBatch, giveBatchRoom, takeBatchRoom } from './chunk-batch.ts';
 import { ChunkInstaller } from './chunk-installer.ts';
 import { cipherOf } from './codecs/cipher.ts';
 import type { Decoding } from './codecs/decode-chunk.ts';
@@ -28,7 +29,9 @@ import { PendingChunks } from './pending-chunks.ts';
 import { RangeArrivals, type UnitChunks } from './prefetch/range-arrivals.ts';
 import type { StoreStats } from './stats.ts';
 import { hasBlobDigests } from './tables/blob-digests.ts';
+import { hasChunkTable } from './tables/blob-layout.ts';
 import type { BlobMeta } from './tables/blob-meta.ts';
+import { isStreamed } from './tables/blob-meta-stream.ts';
 import { BlobTables, LOCK_WAIT_MS, type ReadRange } from './tables/blob-tables.ts';
 import type { BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
 
@@ -51,8 +54,9 @@ export interface BlobReads {
   soon: ReadRange;
   /** One attempt, when nobody else needs the place. */
   behind: ReadRange;
-  /** Of the object that holds the chunk table: the blob itself, or its meta blob. */
+  /** Of the object that holds the chunk table: the blob itself, or its meta blob. With retries, and one attempt ahead. */
   meta: ReadRange;
+  metaAhead: ReadRange;
   /** The bytes of a read were wrong: the next ones shall come from the server itself. */
   doubt: () => void;
 }
@@ -61,6 +65,8 @@ export class Blob {
   readonly pending = new PendingChunks();
   /** Chunks of ranges that prefetch streams, or is about to, and for whom. */
   readonly claimed = new Map<number, object>();
+  /** Ranges on their way in. */
+  readonly arriving = new Set<RangeArrivals>();
   private queue: PlannedChunk[] = [];
   private readonly speculation = new Speculation();
   readonly locks: ChunkLocks;
@@ -133,6 +139,17 @@ export class Blob {
       ahead = [];
     }
     for (const { chunkIndex } of wanted) this.spill.touch(chunkIndex);
+  }
+
+  /**
+   * Brings what the first miss would wait for, the chunk table and a connection, unless everything is there already. Nobody
+   * is told when that fails, and large tables wait until they are needed.
+   */
+  prepare(): void {
+    const { info } = this;
+    const isNeeded = info.described !== true && hasChunkTable(info) && !isStreamed(info);
+    if (!isNeeded || this.files.map.countReady() === info.chunkCount) return;
+    void this.tracked(() => this.tables.prepare(this.reads.metaAhead));
   }
 
   private async bring(
@@ -221,6 +238,8 @@ export class Blob {
     const isAhead = this.pending.isAhead(chunk.index);
     const known = this.pending.join(chunk.index);
     if (known !== null) {
+      // It may have arrived, and wait for company.
+      for (const arrivals of this.arriving) arrivals.hurry();
       if (!isAhead) return known;
       // Bytes fetched ahead may have been bad long before this reader came: it gets a fetch of its own.
       return known.catch((error: unknown) => {
@@ -317,16 +336,32 @@ export class Blob {
     return false;
   }
 
+  /** What a reader waits for is written at once, the rest of the range in larger pieces behind it. */
   private async fetchRange(range: FetchRange): Promise<void> {
     const { signal } = this.closing;
+    const batchRoom = takeBatchRoom();
+    const batch = new ChunkBatch(this.info, this.cache, this.installer, batchRoom, ({ index }) =>
+      this.pending.settle(index),
+    );
+    let isEnd = false;
+    const isDue = () => isEnd || batch.isWorthWriting || (this.pending.isAnyWanted && batch.has(this.isWanted));
     const arrivals = new RangeArrivals(range, {
       isWanted: (unit) => this.isAnyWanted(unit),
-      install: (unit, stored) => this.install(unit, stored, this.reads.demand, signal),
+      install: async (unit, stored) => {
+        const isTaken = await batch.add(unit[0], stored);
+        if (!isTaken || this.isWanted(unit[0].index)) await batch.flush();
+        if (!isTaken) await this.install(unit, stored, this.reads.demand, signal);
+      },
+      idle: () => (isDue() ? batch.flush() : Promise.resolve()),
     });
+    this.arriving.add(arrivals);
     try {
       await this.reads.demand(range.offset, range.bytes, signal, arrivals);
     } finally {
-      await arrivals.installed();
+      isEnd = true;
+      arrivals.hurry();
+      this.arriving.delete(arrivals);
+      await arrivals.installed().finally(() => giveBatchRoom(batchRoom));
     }
   }
 
@@ -342,6 +377,8 @@ export class Blob {
   private isAnyWanted(unit: UnitChunks): boolean {
     return unit.some(({ index }) => this.pending.isWanted(index));
   }
+
+  private readonly isWanted = (index: number): boolean => this.pending.isWanted(index);
 
   /** Counts work that uses the files, so that `close` can wait for its end. */
   async tracked<T>(work: () => Promise<T>): Promise<T> {

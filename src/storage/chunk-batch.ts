@@ -16,6 +16,21 @@ const WORTH_BYTES = BATCH_BYTES / 2;
 /** What may lie between chunks that start on blocks; it belongs to none. */
 const GAP_BYTES_MAX = 4095;
 
+/** Rooms that nobody uses at present. */
+const rooms: Buffer[] = [];
+/** So many are kept: readers mostly wait for one range while the end of another comes. */
+const ROOMS_KEPT_MAX = 2;
+
+/** Memory for one batch. */
+export function takeBatchRoom(): Buffer {
+  return rooms.pop() ?? Buffer.allocUnsafeSlow(BATCH_BYTES);
+}
+
+/** Nothing is written from it any more. */
+export function giveBatchRoom(room: Buffer): void {
+  if (rooms.length < ROOMS_KEPT_MAX) rooms.push(room);
+}
+
 export class ChunkBatch {
   private chunks: PlannedChunk[] = [];
   /** In the blob's uncompressed space. */
@@ -60,6 +75,11 @@ export class ChunkBatch {
     this.end = at + info.uncompressedSize;
     this.chunks.push(chunk);
     return true;
+  }
+
+  /** True when it holds a chunk that `isSuch`. */
+  has(isSuch: (index: number) => boolean): boolean {
+    return this.chunks.some(({ index }) => isSuch(index));
   }
 
   /** As much as makes one write cheap. */

@@ -70,6 +70,23 @@ export class ChunkCache {
     return true;
   }
 
+  /** As `look` for neighbours, with one look at the file: those of `chunks` that nobody has. */
+  absentOf(chunks: readonly PlannedChunk[]): PlannedChunk[] {
+    const absent = chunks.filter(({ index }) => !this.isReady(index));
+    if (absent.length === 0) return absent;
+    const { map } = this.files;
+    let first = absent[0].index;
+    let last = first;
+    for (const { index } of absent) {
+      first = Math.min(first, index);
+      last = Math.max(last, index);
+    }
+    map.refresh(first, last);
+    const still = absent.filter(({ index }) => !map.isReady(index));
+    this.stats.chunksFromOthers += absent.length - still.length;
+    return still;
+  }
+
   /** The file says it has the chunk, and nobody here has checked that yet. */
   isUnproven(chunk: number): boolean {
     return !this.refuted.has(chunk) && this.files.map.isUnproven(chunk);

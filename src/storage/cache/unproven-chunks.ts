@@ -27,9 +27,12 @@ export class UnprovenChunks {
   /** Settles those of `chunks` that the cache has by now; the others are still missing. */
   async settle(chunks: readonly PlannedChunk[]): Promise<PlannedChunk[]> {
     const missing: PlannedChunk[] = [];
-    for (const chunk of chunks) {
-      const isThere = this.cache.look(chunk.index) || (this.cache.isUnproven(chunk.index) && (await this.check(chunk)));
-      if (isThere) this.pending.settle(chunk.index);
+    const absent = this.cache.absentOf(chunks);
+    if (absent.length < chunks.length) {
+      for (const { index } of chunks) if (this.cache.isReady(index)) this.pending.settle(index);
+    }
+    for (const chunk of absent) {
+      if (this.cache.isUnproven(chunk.index) && (await this.check(chunk))) this.pending.settle(chunk.index);
       else missing.push(chunk);
     }
     this.unit = null;

@@ -181,10 +181,12 @@ export class BlobPrefetch {
       },
       options.room,
     );
+    blob.arriving.add(arrivals);
     try {
       speakFor(0);
       await read(part.offset, part.bytes, signal, arrivals);
     } finally {
+      blob.arriving.delete(arrivals);
       await arrivals.installed().finally(() => {
         for (const index of mine) blob.pending.settle(index, storageError('GIVEN_UP', { blobId: blob.info.id }));
       });

@@ -26,6 +26,8 @@ export class RangeArrivals implements Sink {
   private next = 0;
   private readonly ready: UnitChunks[] = [];
   private draining: Promise<void> | null = null;
+  /** Since `idle` was asked last. */
+  private isHurried = false;
   private failure: { error: unknown } | null = null;
 
   /** @param room memory to use again; of no use when it is shorter than the range */
@@ -44,8 +46,14 @@ export class RangeArrivals implements Sink {
       this.ready.push(this.units[this.next++].chunks);
     }
     const held = this.steps.arrived?.(count);
-    if (this.failure === null) this.draining ??= this.drain();
+    this.hurry();
     return held;
+  }
+
+  /** Looks at what has arrived once more: what was not due before may be now. */
+  hurry(): void {
+    this.isHurried = true;
+    if (this.failure === null) this.draining ??= this.drain();
   }
 
   /** Resolves when all that arrived is installed. @throws what `install` threw first */
@@ -64,8 +72,9 @@ export class RangeArrivals implements Sink {
       for (;;) {
         const unit = this.takeNext();
         if (unit === undefined) {
+          this.isHurried = false;
           await this.steps.idle?.();
-          if (this.ready.length === 0) break;
+          if (this.ready.length === 0 && !this.isHurried) break;
           continue;
         }
         const { compressedOffset, compressedSize } = unit[0].info;
