@@ -124,6 +124,7 @@ export class LazyImages implements Images {
     const { store } = this;
     const parts = this.parts.get(image);
     if (parts === undefined || store === null) return;
+    for (const handle of parts.handles) store.prepare(handle);
     const isAsked = parts.config.prefetch.enable || prefetchFiles !== null || prefetchTrace !== null;
     if (!isAsked || parts.config.cache === null) return;
     const { bootstrapFd } = image.member;

@@ -114,6 +114,11 @@ export class BlobStore {
     return { handle, dataFd: files.dataFd, ready: files.ready, spill: spill.handle, chunkCount, uncompressedSize };
   }
 
+  /** Begins to bring what the first fetch from an open blob would wait for. No promise, no error. */
+  prepare(handle: number): void {
+    this.opened.get(handle)?.shared.blob.prepare();
+  }
+
   /** Brings chunks of an open blob into its cache file. @throws CLOSED, and what `Blob.fetch` throws */
   async fetch(handle: number, wanted: readonly WantedChunk[]): Promise<void> {
     const opened = this.opened.get(handle);
@@ -194,6 +199,7 @@ export class BlobStore {
       soon: this.readerOnce(info.id, backend, 'soon'),
       behind: this.readerOnce(info.id, backend, 'behind'),
       meta: this.reader(metaObjectId(info), backend),
+      metaAhead: this.readerOnce(metaObjectId(info), backend, 'soon'),
       doubt: () => void backend.opening?.then((opened) => opened.doubt?.()),
     };
     const keeper = this.keeperOf(config.cache);

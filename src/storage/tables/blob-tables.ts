@@ -26,6 +26,8 @@ export const LOCK_WAIT_MS = DEMAND_POLICY.deadlineMs + 5_000;
 
 export class BlobTables {
   private meta: Promise<BlobMeta> | null = null;
+  /** Fetched before anybody needs it, in one attempt. */
+  private ahead: Promise<BlobMeta> | null = null;
   private opened: BlobMeta | null = null;
   private digests: Promise<ChunkDigests> | null = null;
 
@@ -40,10 +42,27 @@ export class BlobTables {
     private readonly signal: AbortSignal,
   ) {}
 
+  /**
+   * Brings the chunk table before the first miss needs it. Whoever comes meanwhile waits for it, and tries for himself when
+   * it fails; settles when that is known.
+   * @param read as that of the constructor, with one attempt
+   */
+  async prepare(read: ReadRange): Promise<void> {
+    if (this.meta !== null || this.ahead !== null) return;
+    this.ahead = this.fetch(read);
+    try {
+      this.meta = Promise.resolve(await this.ahead);
+    } catch {
+      // The first reader is told.
+    }
+    this.ahead = null;
+  }
+
   /** The chunk table, opened once. */
   open(): Promise<BlobMeta> {
+    if (this.ahead !== null) return this.ahead.catch(() => this.open());
     if (this.meta === null) {
-      this.meta = this.fetch();
+      this.meta = this.fetch(this.read);
       this.meta.catch(() => {
         this.meta = null;
       });
@@ -88,7 +107,7 @@ export class BlobTables {
     meta?.close();
   }
 
-  private async fetch(): Promise<BlobMeta> {
+  private async fetch(readRange: ReadRange): Promise<BlobMeta> {
     const waitUntilMs = Date.now() + LOCK_WAIT_MS;
     while (!this.locks.takeMeta() && Date.now() < waitUntilMs) {
       this.signal.throwIfAborted();
@@ -99,7 +118,7 @@ export class BlobTables {
       let reads = 0;
       const read = (offset: number, bytes: number) => {
         if (reads++ > 0) this.doubt();
-        return this.read(offset, bytes, this.signal);
+        return readRange(offset, bytes, this.signal);
       };
       this.opened = await BlobMeta.open(this.info, this.metaPath, read);
       return this.opened;
