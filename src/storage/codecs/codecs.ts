@@ -13,6 +13,8 @@ import { gunzipUpTo } from './inflate.ts';
 export interface Codec {
   /** Number in blob entries and chunk tables (rafs-format 0.4). */
   readonly id: number;
+  /** Loads its library, as the first chunk would. */
+  load(): void;
   /** Compresses `bytes` as the builder stores a chunk. The result may be longer than the input. */
   compress(bytes: Uint8Array): Buffer;
   /** As `compress`, into `output`, which has room for `compressedBytesMax(bytes.length)`. @returns bytes written */
@@ -55,6 +57,7 @@ const zstd = once(() => {
 export const CODECS: Record<Compressor, Codec> = {
   none: {
     id: 0,
+    load: () => {},
     compress: (bytes) => Buffer.from(bytes),
     compressInto: (output, bytes) => put(output, bytes),
     decompress: (bytes, size) => exactly('none', bytes, asBuffer(bytes), size),
@@ -62,6 +65,7 @@ export const CODECS: Record<Compressor, Codec> = {
   },
   lz4_block: {
     id: 1,
+    load: () => void lz4(),
     compress: compressLz4,
     compressInto: (output, bytes) => put(output, compressLz4(bytes)),
     decompress: (bytes, size) =>
@@ -75,6 +79,7 @@ export const CODECS: Record<Compressor, Codec> = {
   },
   gzip: {
     id: 2,
+    load: () => void zlib(),
     compress: compressGzip,
     compressInto: (output, bytes) => put(output, compressGzip(bytes)),
     decompress: decompressGzip,
@@ -82,6 +87,7 @@ export const CODECS: Record<Compressor, Codec> = {
   },
   zstd: {
     id: 3,
+    load: () => void zstd(),
     compress: compressZstd,
     compressInto: (output, bytes) => zstd().cctx.compress(output, bytes, ZSTD_LEVEL),
     decompress: decompressZstd,

@@ -2,8 +2,7 @@
  * A metadata file of the cache directory in the making: written under a temporary name, linked when it was checked, so
  * that no other process ever sees half of one or loses its own. Where the directory takes nothing it stays in memory.
  */
-import { closeSync, fstatSync, linkSync, openSync, statSync, unlinkSync, writeSync } from 'node:fs';
-import { type FileHandle, mkdir, open } from 'node:fs/promises';
+import { closeSync, fstatSync, linkSync, mkdirSync, openSync, statSync, unlinkSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { AppError } from '../../common/app-error.ts';
 import { errnoName } from '../../sys/errno.ts';
@@ -40,7 +39,7 @@ export class TableFile {
     const temporary = temporaryName(path);
     try {
       // The directory may have been removed since the blob was opened.
-      await mkdir(dirname(path), { recursive: true });
+      mkdirSync(dirname(path), { recursive: true });
       await writeNew(temporary, parts());
       return new TableFile(openSync(temporary, 'r'), path, temporary);
     } catch (error) {
@@ -75,9 +74,7 @@ async function inMemory(parts: AsyncIterable<Part>): Promise<number> {
   const fd = memfdCreate('nydusd-table');
   if (fd < 0) throw storageError('CACHE_IO', { path: '(memory)', call: 'memfd_create', errno: errnoName(-fd) });
   try {
-    for await (const { bytes, at } of parts) {
-      for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, at + done);
-    }
+    await writeParts(fd, parts);
   } catch (error) {
     closeSync(fd);
     throw cacheError('(memory)', error);
@@ -86,15 +83,17 @@ async function inMemory(parts: AsyncIterable<Part>): Promise<number> {
 }
 
 async function writeNew(path: string, parts: AsyncIterable<Part>): Promise<void> {
-  let file: FileHandle | null = null;
+  const fd = openSync(path, 'wx', 0o644);
   try {
-    file = await open(path, 'wx', 0o644);
-    for await (const { bytes, at } of parts) {
-      for (let done = 0; done < bytes.length; ) {
-        done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
-      }
-    }
+    await writeParts(fd, parts);
   } finally {
-    await file?.close();
+    closeSync(fd);
+  }
+}
+
+/** At once: a reader waits, parts are small, and each call in libuv's threads takes longer than the write itself. */
+async function writeParts(fd: number, parts: AsyncIterable<Part>): Promise<void> {
+  for await (const { bytes, at } of parts) {
+    for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, at + done);
   }
 }
