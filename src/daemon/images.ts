@@ -117,6 +117,10 @@ export class LazyImages implements Images {
     if (handles.size === 0) bootstrap.close();
     else this.parts.set(image, { path, bootstrap, config, handles, prefetch: null, isEnding: false, changed: {} });
     for (const handle of handles) this.ownerOf.set(handle, image);
+    // While the device thread mounts it.
+    setImmediate(() => {
+      for (const handle of handles) store.prepare(handle);
+    });
     return image;
   }
 
@@ -124,17 +128,18 @@ export class LazyImages implements Images {
     const { store } = this;
     const parts = this.parts.get(image);
     if (parts === undefined || store === null) return;
-    for (const handle of parts.handles) store.prepare(handle);
     const isAsked = parts.config.prefetch.enable || prefetchFiles !== null || prefetchTrace !== null;
     if (!isAsked || parts.config.cache === null) return;
     const { bootstrapFd } = image.member;
-    import('./prefetch.ts')
-      .then(({ prefetchImage }) => {
+    const planned = import('./prefetch.ts')
+      .then(async ({ prefetchImage }) => {
         if (parts.isEnding) return;
         const opened = { ...parts, bootstrapFd, handles: [...parts.handles] };
         parts.prefetch = prefetchImage(opened, { prefetchFiles, prefetchTrace }, store, this.log);
+        await parts.prefetch.planned;
       })
       .catch((error: unknown) => this.log.warn(`prefetch of ${parts.path}: ${explain(error)}`));
+    for (const handle of parts.handles) store.awaitPlan(handle, planned);
   }
 
   ending(image: OpenedImage): void {

@@ -9,7 +9,7 @@
  * read tries again; a lock is never waited for while another is held, and dies with the process.
  */
 import { setMaxListeners } from 'node:events';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { codeOf } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import type { CacheKeeper } from './cache/cache-keeper.ts';
@@ -20,6 +20,7 @@ import { UnprovenChunks } from './cache/unproven-chunks.ts';
 import { ChunkBatch, giveBatchRoom, takeBatchRoom } from './chunk-batch.ts';
 import { ChunkInstaller } from './chunk-installer.ts';
 import { cipherOf } from './codecs/cipher.ts';
+import { CODECS } from './codecs/codecs.ts';
 import type { Decoding } from './codecs/decode-chunk.ts';
 import { isBad } from './codecs/decode-chunk.ts';
 import { describedChunk, describedDigest, EqualChunks, isUnnumbered, ownTable } from './described-chunks.ts';
@@ -65,6 +66,10 @@ export class Blob {
   readonly pending = new PendingChunks();
   /** Chunks of ranges that prefetch streams, or is about to, and for whom. */
   readonly claimed = new Map<number, object>();
+  /** Those of `claimed` that will be fetched at once: a reader of one waits for that, as `pending` says. */
+  readonly promised = new Set<number>();
+  /** Settles when it is known what is promised; null = it is. */
+  private planning: Promise<void> | null = null;
   /** Ranges on their way in. */
   readonly arriving = new Set<RangeArrivals>();
   private queue: PlannedChunk[] = [];
@@ -142,14 +147,28 @@ export class Blob {
   }
 
   /**
-   * Brings what the first miss would wait for, the chunk table and a connection, unless everything is there already. Nobody
-   * is told when that fails, and large tables wait until they are needed.
+   * Brings what the first miss would wait for, the chunk table, a connection and a codec, unless everything is there already.
+   * Nobody is told when that fails, and large tables wait until they are needed.
    */
   prepare(): void {
     const { info } = this;
     const isNeeded = info.described !== true && hasChunkTable(info) && !isStreamed(info);
     if (!isNeeded || this.files.map.countReady() === info.chunkCount) return;
-    void this.tracked(() => this.tables.prepare(this.reads.metaAhead));
+    const work = this.tracked(async () => {
+      const coming = this.tables.prepare(this.reads.metaAhead);
+      await nextTurn();
+      CODECS[info.compressor].load();
+      await coming;
+    });
+    work.catch(() => {});
+  }
+
+  /** Until `known`, readers do not fetch for themselves what may be promised to them in a moment. */
+  awaitPlan(known: Promise<void>): void {
+    this.planning = known;
+    void known.finally(() => {
+      if (this.planning === known) this.planning = null;
+    });
   }
 
   private async bring(
@@ -157,6 +176,7 @@ export class Blob {
     ahead: readonly WantedChunk[],
     digests: ChunkDigests,
   ): Promise<void> {
+    if (this.planning !== null) await this.planning;
     const isDescribed = this.info.described === true;
     const meta = isDescribed ? null : await this.tables.open();
     if (meta !== null && absent.some(({ startsFile }) => startsFile === true)) this.speculation.forFile();
@@ -172,7 +192,8 @@ export class Blob {
   /** Goes into the plan of those that are wanted, which has this file's next chunks in it. */
   private readAhead(meta: BlobMeta | null, wanted: WantedChunk, digests: ChunkDigests): void {
     const index = meta === null ? this.firstOf(wanted) : wanted.chunkIndex;
-    if (this.pending.has(index) || this.cache.isReady(index) || this.cache.isUnproven(index)) return;
+    if (this.pending.has(index) || this.promised.has(index)) return;
+    if (this.cache.isReady(index) || this.cache.isUnproven(index)) return;
     const chunk = meta === null ? { ...describedChunk(this.info, wanted), index } : this.check(meta, wanted);
     this.enqueue(chunk);
     this.pending.addAhead(index, meta === null ? describedDigest(wanted, digests) : digests);
@@ -248,6 +269,10 @@ export class Blob {
       });
     }
     if (this.cache.isReady(chunk.index)) return Promise.resolve();
+    if (this.promised.has(chunk.index)) {
+      this.pending.addAhead(chunk.index, digests);
+      return this.demand(chunk, digests);
+    }
     this.enqueue(chunk);
     return this.pending.add(chunk.index, digests);
   }
@@ -285,6 +310,7 @@ export class Blob {
         !this.cache.isReady(index) &&
         !this.cache.isUnproven(index) &&
         !this.pending.has(index) &&
+        !this.promised.has(index) &&
         !this.isUnverifiable(index, digests),
       windowBytes: this.options.amplifyIoBytes,
       // What lies between chunks that only their readers know would be read for nothing, and again for each.

@@ -119,6 +119,11 @@ export class BlobStore {
     this.opened.get(handle)?.shared.blob.prepare();
   }
 
+  /** Readers of an open blob wait for `known` before they ask for themselves: see `Prefetch.planned`. Must not reject. */
+  awaitPlan(handle: number, known: Promise<void>): void {
+    this.opened.get(handle)?.shared.blob.awaitPlan(known);
+  }
+
   /** Brings chunks of an open blob into its cache file. @throws CLOSED, and what `Blob.fetch` throws */
   async fetch(handle: number, wanted: readonly WantedChunk[]): Promise<void> {
     const opened = this.opened.get(handle);

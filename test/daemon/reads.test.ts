@@ -97,9 +97,9 @@ describe('a backend that fails is EIO for that read, one line, and forgotten', (
   ];
   for (const [mode, line] of faults) {
     test(mode, async () => {
+      await server.mode(mode);
       const { daemon, client, end } = await rig(true);
       try {
-        await server.mode(mode);
         assert.equal(firstRead(client, FILE), -errno.EIO);
         assert.equal(client.getattr(client.walk('/i')).error, 0);
         await server.mode('ok');

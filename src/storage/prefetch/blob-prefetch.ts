@@ -111,7 +111,10 @@ export class BlobPrefetch {
       locks.isHeld = false;
     };
     try {
-      const missing = range.chunks.filter(({ index }) => locked.has(index) && this.isAbsent(index));
+      const isPromised = (index: number) => blob.promised.has(index) && blob.pending.has(index);
+      const missing = range.chunks.filter(
+        ({ index }) => locked.has(index) && (isPromised(index) || this.isAbsent(index)),
+      );
       const isAll = missing.length === range.chunks.length;
       const parts = isAll ? [range] : mergeChunks(missing, range.bytes * options.manner.gapShare, range.bytes);
       for (const part of parts) await this.streamPart(part, digests, options, give);
@@ -122,9 +125,24 @@ export class BlobPrefetch {
     }
   }
 
-  /** A range that `ranges` gave out is done with. */
+  /** A range that `ranges` gave out is done with. Who waits for more of it than has come asks for himself. */
   drop({ range }: Pick<PrefetchRange, 'range'>): void {
-    for (const { index } of range.chunks) this.blob.claimed.delete(index);
+    const { blob } = this;
+    for (const { index } of range.chunks) {
+      blob.claimed.delete(index);
+      if (this.keepPromise(index)) blob.pending.settle(index, storageError('GIVEN_UP', { blobId: blob.info.id }));
+    }
+  }
+
+  /** True when a reader waits for something of a range that has not been begun. */
+  isAwaited({ range }: Pick<PrefetchRange, 'range'>): boolean {
+    const { promised, pending } = this.blob;
+    return pending.isAnyWanted && range.chunks.some(({ index }) => promised.has(index) && pending.has(index));
+  }
+
+  /** A chunk is promised no longer; true when a reader waits for it. */
+  private keepPromise(index: number): boolean {
+    return this.blob.promised.delete(index) && this.blob.pending.has(index);
   }
 
   private async streamPart(part: FetchRange, digests: ChunkDigests, options: StreamOptions, give: () => void) {
@@ -142,8 +160,9 @@ export class BlobPrefetch {
       const { chunks, offset } = part;
       for (; next < chunks.length && chunks[next].info.compressedOffset - offset <= count + manner.nearBytes; next++) {
         const { index } = chunks[next];
-        if (!this.isAbsent(index)) continue;
-        blob.pending.addAhead(index, digests);
+        const isAwaited = this.keepPromise(index);
+        if (!isAwaited && !this.isAbsent(index)) continue;
+        if (!isAwaited) blob.pending.addAhead(index, digests);
         mine.add(index);
       }
     };
@@ -229,8 +248,12 @@ export class BlobPrefetch {
     const placeOf = ({ chunks }: FetchRange) => Math.min(...chunks.map(({ index }) => places.get(index) ?? 0));
     const ranges = mergeChunks(batch.chunks, batchBytes * gapShare, rangeBytes, gapBytes);
     const inOrder = ranges.map((range) => ({ range, place: placeOf(range) })).sort((a, b) => a.place - b.place);
+    const { claimed, promised, pending } = this.blob;
     for (const { range } of inOrder) {
-      for (const { index } of range.chunks) this.blob.claimed.set(index, this.owner);
+      for (const { index } of range.chunks) {
+        claimed.set(index, this.owner);
+        if (manner.rank === 'soon' && !pending.has(index)) promised.add(index);
+      }
       yield { range, digests: batch.digestOf };
     }
   }

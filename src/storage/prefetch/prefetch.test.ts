@@ -12,7 +12,7 @@ import type { StorageConfig } from '../config/config.ts';
 import { expectedChunks, makeBlob, wantAll } from '../fixtures.testing.ts';
 import { Gate } from '../gate.ts';
 import { BlobStore } from '../store.ts';
-import { Prefetch, type PrefetchOptions } from './prefetch.ts';
+import { Prefetch, type PrefetchOptions, type Stage } from './prefetch.ts';
 import { Pace } from './prefetch-pace.ts';
 
 const CHUNK_BYTES = 64 << 10;
@@ -27,15 +27,21 @@ writeFileSync(join(BLOBS, MADE.info.id), MADE.file);
 
 const OPTIONS: PrefetchOptions = { threads: 8, mergingBytes: 1 << 20, bytesPerSecond: 0, workDir: null };
 
-function start(config: StorageConfig, options: Partial<PrefetchOptions> = {}, log: Logger = SILENT) {
+function start(
+  config: StorageConfig,
+  options: Partial<PrefetchOptions> = {},
+  log: Logger = SILENT,
+  stage: Stage = 'behind',
+) {
   const store = new BlobStore(log);
   const handle = store.openBlob(MADE.info, MADE.digests, config);
   const prefetch = new Prefetch(
-    (stage) => (stage === 'behind' ? [{ handle: handle.handle, chunks: 'all' }] : []),
+    (asked) => (asked === stage ? [{ handle: handle.handle, chunks: stage === 'soon' ? wantAll(CHUNKS) : 'all' }] : []),
     (number, owner) => store.prefetchTarget(number, owner),
     { ...OPTIONS, ...options },
     log,
   );
+  store.awaitPlan(handle.handle, prefetch.planned);
   return { store, handle, prefetch };
 }
 
@@ -44,11 +50,13 @@ describe('a server that sends long ranges slowly', () => {
   const asked: [from: number, bytes: number][] = [];
   let server: Server;
   let url = '';
+  let isLongRefused = false;
   before(async () => {
     server = createServer(async (call, reply) => {
       const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(call.headers.range ?? '')!.map(Number);
       const bytes = to - from + 1;
       asked.push([from, bytes]);
+      if (isLongRefused && bytes > 1 << 20) return void reply.writeHead(503).end();
       const range = `bytes ${from}-${to}/${MADE.file.length}`;
       reply.writeHead(206, { 'content-length': bytes, 'content-range': range });
       for (let at = from; at <= to; at += CHUNK_BYTES) {
@@ -78,6 +86,42 @@ describe('a server that sends long ranges slowly', () => {
     for (const chunk of CHUNKS) assertCached(handle, chunk);
     await store.close();
   });
+
+  test('a list is promised: who reads of it makes no request, and what is waited for comes next', async () => {
+    asked.length = 0;
+    const config = httpConfig(freshDir(), url, 'b', { amplify_io: 1 << 20 });
+    const { store, handle, prefetch } = start(config, { threads: 1 }, SILENT, 'soon');
+    await store.fetch(handle.handle, wantAll([CHUNKS[COUNT - 1]]));
+    await store.fetch(handle.handle, wantAll([CHUNKS[0]]));
+    await prefetch.ended;
+    const rangeBytes = 2 << 20;
+    const data = asked.filter(([from]) => from < COUNT * CHUNK_BYTES);
+    assert.deepEqual(
+      data.map(([from, bytes]) => [from / rangeBytes, bytes]),
+      [0, 3, 1, 2].map((place) => [place, rangeBytes]),
+    );
+    for (const chunk of CHUNKS) assertCached(handle, chunk);
+    await store.close();
+  });
+
+  for (const end of ['its request fails', 'it is stopped'] as const) {
+    test(`a promise that is not kept because ${end}: the reader asks for himself`, async () => {
+      const config = httpConfig(freshDir(), url, 'b', { amplify_io: 0 });
+      isLongRefused = end === 'its request fails';
+      try {
+        const { store, handle, prefetch } = start(config, { threads: 1 }, SILENT, 'soon');
+        await prefetch.planned;
+        const reading = store.fetch(handle.handle, wantAll([CHUNKS[COUNT - 1]]));
+        if (end === 'it is stopped') await prefetch.stop();
+        await reading;
+        assertCached(handle, CHUNKS[COUNT - 1]);
+        await prefetch.stop();
+        await store.close();
+      } finally {
+        isLongRefused = false;
+      }
+    });
+  }
 
   test('it holds still while readers wait, and ends at once when told', async () => {
     const { store, handle, prefetch } = start(httpConfig(freshDir(), url, 'b', { amplify_io: 0 }));

@@ -63,12 +63,14 @@ const NEAR_BYTES = 512 << 10;
  */
 const SOON: Manner = {
   rank: 'soon',
-  batchBytes: 8 << 20,
+  batchBytes: 64 << 20,
   rangeBytes: RANGE_BYTES_MIN,
   gapBytes: 256 << 10,
   gapShare: 0.25,
   nearBytes: Number.POSITIVE_INFINITY,
 };
+/** Readers wait for a plan no longer than a slow round trip takes. */
+const PLAN_MS_MAX = 100;
 const STREAMS: Record<Stage, number> = { soon: SOON_MAX, behind: BEHIND_MAX };
 /** And at most this long: each stream holds as much memory. */
 const RANGE_BYTES_MAX = 8 << 20;
@@ -96,6 +98,43 @@ function newMemory({ rank, rangeBytes }: Manner): Memory {
   return { room, batchRoom: Buffer.allocUnsafeSlow(BATCH_BYTES) };
 }
 
+/** Ranges that are planned as fast as possible, whoever fetches them, and given out in their order but for those awaited. */
+class Planned {
+  private readonly left: Work[] = [];
+  private isEnd = false;
+  private failure: { error: unknown } | null = null;
+  private wake: (() => void)[] = [];
+
+  constructor(ranges: AsyncIterable<Work>, atEnd: () => void) {
+    void this.collect(ranges).then(atEnd);
+  }
+
+  private async collect(ranges: AsyncIterable<Work>): Promise<void> {
+    try {
+      for await (const work of ranges) {
+        this.left.push(work);
+        this.wake.shift()?.();
+      }
+    } catch (error) {
+      this.failure = { error };
+    }
+    this.isEnd = true;
+    for (const wake of this.wake) wake();
+  }
+
+  /** @throws what planning threw, once all before it has been given out */
+  async next(): Promise<{ value: Work; done: false } | { value: undefined; done: true }> {
+    while (this.left.length === 0) {
+      if (this.failure !== null) throw this.failure.error;
+      if (this.isEnd) return { value: undefined, done: true };
+      await new Promise<void>((resolve) => this.wake.push(resolve));
+    }
+    const awaited = this.left.findIndex((work) => work.behind.isAwaited(work));
+    const [value] = this.left.splice(Math.max(0, awaited), 1);
+    return { value, done: false };
+  }
+}
+
 export class Prefetch {
   readonly progress: PrefetchProgress;
   private readonly ending = new AbortController();
@@ -105,6 +144,9 @@ export class Prefetch {
   private lastError: unknown = null;
   /** Resolves when nothing of it runs any more. */
   readonly ended: Promise<void>;
+  /** Resolves when all that will be fetched at once is promised to its readers, or `PLAN_MS_MAX` later. */
+  readonly planned: Promise<void>;
+  private isPlanned: () => void = () => {};
 
   /**
    * Starts at once.
@@ -126,6 +168,11 @@ export class Prefetch {
       beganAtMs: Date.now(),
       endedAtMs: 0,
     };
+    this.planned = new Promise((resolve) => {
+      this.isPlanned = resolve;
+    });
+    const late = setTimeout(this.isPlanned, PLAN_MS_MAX);
+    void this.planned.then(() => clearTimeout(late));
     this.ended = this.run().catch((error: unknown) => this.end('failed', explain(error)));
   }
 
@@ -168,7 +215,7 @@ export class Prefetch {
   /** Goes once over everything of a stage. */
   private async pass(stage: Stage): Promise<void> {
     const manner = this.mannerOf(stage);
-    const ranges = this.ranges(manner);
+    const ranges = stage === 'soon' ? new Planned(this.ranges(manner), this.isPlanned) : this.ranges(manner);
     this.progress.workers = Math.max(1, Math.min(this.options.threads, STREAMS[stage]));
     const work = async (): Promise<void> => {
       let memory: Memory | null = null;
