@@ -71,8 +71,8 @@ export class BlobWriter {
     };
   }
 
-  /** Part 1: one stored chunk. @returns its compressed offset */
-  chunk(bytes: Uint8Array): number {
+  /** Part 1: stored chunks, back to back. @returns the compressed offset of the first */
+  chunks(bytes: Uint8Array): number {
     const offset = this.#out.position;
     if (offset + bytes.length > COMPRESSED_BLOB_BYTES_MAX) throw imageError('BLOB_LIMIT', { rule: 'compressed size' });
     this.#out.write(bytes);

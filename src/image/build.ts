@@ -3,13 +3,13 @@
  * in this process meanwhile; the event loop only turns to let native memory be freed.
  */
 import { type BlobSettings, BlobWriter } from './blob-writer.ts';
-import { writeBootstrap } from './bootstrap-writer.ts';
+import { BootstrapWriter } from './bootstrap-writer.ts';
 import { Chunker } from './chunker.ts';
 import { CompressPipe } from './compress-pipe.ts';
 import { OutputFile, type Place } from './output.ts';
 import { dataOrder, namedNodes, type PrefetchPolicy } from './prefetch.ts';
 import type { ByteText, ImageSource } from './source.ts';
-import { buildTree, type Tree, type TreeRules } from './tree.ts';
+import { type Tree, TreeBuilder, type TreeNode, type TreeRules } from './tree.ts';
 
 export interface BuildOptions extends TreeRules, BlobSettings {
   /** Null: SHA-256 of the blob. */
@@ -37,76 +37,88 @@ export interface BuildResult {
 
 /** @throws AppError of `errors.ts`; nothing is left behind then except a given output path */
 export async function buildImage(source: ImageSource, options: BuildOptions): Promise<BuildResult> {
-  const tree = buildTree(source.entries(), options);
-  for (const node of tree.nodes) if (node.isFile) node.chunkCount = Math.ceil(node.sizeBytes / options.chunkSize);
   const out = new OutputFile(options.blob);
   const writer = new BlobWriter(out, options);
   const pipe = new CompressPipe(
     options.compressor,
     options.chunkSize,
-    (chunk, bytes) => {
-      chunker.store.compressedOffset[chunk] = writer.chunk(bytes);
-      chunker.store.compressedSize[chunk] = bytes.length;
-    },
+    (chunks, sizes, bytes) => chunker.store.stored(chunks, sizes, writer.chunks(bytes)),
     options.helperEntry,
   );
   const chunker = new Chunker(options.chunkSize, options.digester, pipe);
   try {
     const patterns = options.prefetchPolicy === 'none' ? [] : options.patterns;
-    await addContents(tree, source, patterns, chunker);
-    pipe.finish();
-    writer.finishData(chunker.store, chunker.uncompressedBytes);
-    return finish(tree, options, patterns, out, writer, chunker);
-  } finally {
-    await pipe.close();
-    out.abandon();
-  }
-}
-
-async function addContents(
-  tree: Tree,
-  source: ImageSource,
-  patterns: readonly ByteText[],
-  chunker: Chunker,
-): Promise<void> {
-  const done = new Set<object>();
-  for (const name of dataOrder(tree, patterns)) {
-    const node = name.first ?? name;
-    if (node.nlink > 1) {
-      if (done.has(node)) continue;
-      done.add(node);
-    }
-    const content = source.open(node.path, node.sizeBytes);
-    try {
-      await chunker.addFile(node, content);
-    } finally {
-      content.close();
-    }
-  }
-}
-
-function finish(
-  tree: Tree,
-  options: BuildOptions,
-  patterns: readonly ByteText[],
-  out: OutputFile,
-  writer: BlobWriter,
-  chunker: Chunker,
-): BuildResult {
-  const hasData = chunker.store.count > 0;
-  const bootstrap = () =>
-    writeBootstrap({
+    const tree = await addEverything(source, options, patterns, chunker);
+    const bootstrap = new BootstrapWriter({
       tree,
       store: chunker.store,
       refs: chunker.refs,
-      blob: hasData ? writer.info : null,
       chunkSize: options.chunkSize,
       compressor: options.compressor,
       digester: options.digester,
       explicitIds: options.explicitIds,
       prefetch: options.prefetchPolicy === 'fs' ? namedNodes(tree, patterns) : [],
     });
-  if (options.inlineMeta) writer.bootstrap(bootstrap());
+    pipe.finish();
+    writer.finishData(chunker.store, chunker.uncompressedBytes);
+    return finish(tree, options, bootstrap, out, writer, chunker);
+  } finally {
+    await pipe.close();
+    out.abandon();
+  }
+}
+
+/**
+ * Walks the source and stores the contents of its files, in the order of their numbers but for those that patterns put
+ * first. Where that is the order in which they are found, helpers compress while the walk goes on.
+ */
+async function addEverything(
+  source: ImageSource,
+  rules: TreeRules,
+  patterns: readonly ByteText[],
+  chunker: Chunker,
+): Promise<Tree> {
+  const builder = new TreeBuilder(rules);
+  const atOnce = source.inOrder && patterns.length === 0;
+  for (const entry of source.entries()) {
+    const node = builder.add(entry);
+    if (atOnce && node?.isFile && node.first === null) await addContent(node, source, chunker);
+  }
+  const tree = builder.finish();
+  if (atOnce) return tree;
+  const done = new Set<TreeNode>();
+  for (const name of dataOrder(tree, patterns)) {
+    const node = name.first ?? name;
+    if (node.nlink > 1) {
+      if (done.has(node)) continue;
+      done.add(node);
+    }
+    await addContent(node, source, chunker);
+  }
+  return tree;
+}
+
+async function addContent(node: TreeNode, source: ImageSource, chunker: Chunker): Promise<void> {
+  if (node.sizeBytes === 0) return;
+  const content = source.open(node.path, node.sizeBytes);
+  try {
+    await chunker.addFile(node, content);
+  } finally {
+    content.close();
+  }
+}
+
+function finish(
+  tree: Tree,
+  options: BuildOptions,
+  bootstrap: BootstrapWriter,
+  out: OutputFile,
+  writer: BlobWriter,
+  chunker: Chunker,
+): BuildResult {
+  const hasData = chunker.store.count > 0;
+  const metadata = () => bootstrap.finish(hasData ? writer.info : null);
+  if (options.inlineMeta) writer.bootstrap(metadata());
   writer.tableOfContents();
   const needed = hasData || options.inlineMeta;
   const blobId = needed ? (options.blobId ?? out.digest().toString('hex')) : null;
@@ -114,7 +126,7 @@ function finish(
   let bootstrapPath = '';
   if (!options.inlineMeta) {
     if (blobId !== null) writer.info.id = blobId;
-    bootstrapPath = save(bootstrap(), options.bootstrap);
+    bootstrapPath = save(metadata(), options.bootstrap);
   }
   return {
     bootstrapPath,

@@ -47,6 +47,15 @@ export class ChunkStore {
     return chunk;
   }
 
+  /** Chunks of these sizes lie one after the other from `offset` on in the blob. */
+  stored(chunks: readonly number[], sizes: Uint32Array, offset: number): void {
+    for (let i = 0; i < chunks.length; i++) {
+      this.compressedOffset[chunks[i]] = offset;
+      this.compressedSize[chunks[i]] = sizes[i];
+      offset += sizes[i];
+    }
+  }
+
   digest(chunk: number): Uint8Array {
     return this.digests.subarray(chunk * DIGEST_BYTES, (chunk + 1) * DIGEST_BYTES);
   }

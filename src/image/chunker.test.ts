@@ -35,7 +35,6 @@ function content(bytes: Buffer, hole = (_at: number) => false): FileContent & { 
 interface Emitted {
   chunk: number;
   bytes: Buffer;
-  uncompressedBytes: number;
 }
 
 function setUp(compressor: Compressor, helper: string | null = null, chunkSize = CHUNK) {
@@ -43,7 +42,14 @@ function setUp(compressor: Compressor, helper: string | null = null, chunkSize =
   const pipe = new CompressPipe(
     compressor,
     chunkSize,
-    (chunk, bytes, uncompressedBytes) => emitted.push({ chunk, bytes: Buffer.from(bytes), uncompressedBytes }),
+    (chunks, sizes, bytes) => {
+      let at = 0;
+      for (const [i, chunk] of chunks.entries()) {
+        emitted.push({ chunk, bytes: Buffer.from(bytes.subarray(at, at + sizes[i])) });
+        at += sizes[i];
+      }
+      assert.equal(at, bytes.length);
+    },
     helper,
   );
   return { emitted, pipe, chunker: new Chunker(chunkSize, 'sha256', pipe) };
@@ -139,8 +145,8 @@ describe('the ring', () => {
       for (const bytes of files) {
         for (let at = 0; at < bytes.length; at += CHUNK, ref++) {
           const part = bytes.subarray(at, at + CHUNK);
-          const { bytes: stored, uncompressedBytes } = emitted[chunker.refs.list[ref]];
-          assert.equal(uncompressedBytes, part.length);
+          const { chunk, bytes: stored } = emitted[chunker.refs.list[ref]];
+          assert.equal(chunker.store.uncompressedSize[chunk], part.length);
           const raw = stored.length < part.length ? CODECS.zstd.decompress(stored, part.length) : stored;
           assert.ok(part.equals(raw));
         }
@@ -158,7 +164,7 @@ describe('the ring', () => {
     await pipe.close();
     assert.equal(emitted.length, 6);
     assert.equal(
-      emitted.reduce((sum, one) => sum + one.uncompressedBytes, 0),
+      emitted.reduce((sum, one) => sum + chunker.store.uncompressedSize[one.chunk], 0),
       bytes.length,
     );
   });

@@ -39,6 +39,7 @@ export class Chunker {
   /** Adds the whole content of a regular file; sets the node's chunk list. */
   async addFile(node: TreeNode, content: FileContent): Promise<void> {
     node.firstRef = this.refs.count;
+    node.chunkCount = Math.ceil(node.sizeBytes / this.chunkSize);
     for (let at = 0; at < node.sizeBytes; at += this.chunkSize) {
       const bytes = Math.min(this.chunkSize, node.sizeBytes - at);
       if (this.#turnDue(bytes)) await nextTurn();

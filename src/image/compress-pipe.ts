@@ -14,12 +14,12 @@ const HELPER_STALL_MS = 60_000;
 /** Reading, digesting and writing keep up with this many compressing threads. */
 const HELPERS_MAX = 3;
 
-/** Takes a stored chunk: its number, its bytes, and whether they are compressed. */
-export type StoredChunk = (chunk: number, bytes: Uint8Array, uncompressedBytes: number) => void;
+/** Takes stored chunks that follow one another: their numbers, how long each is (there may be more sizes), and all their bytes. */
+export type StoredChunks = (chunks: readonly number[], sizes: Uint32Array, bytes: Uint8Array) => void;
 
 export class CompressPipe {
   readonly #ring: Ring;
-  readonly #emit: StoredChunk;
+  readonly #emit: StoredChunks;
   readonly #helperEntry: string | URL | null;
   /** Chunk numbers of each slot's chunks. */
   readonly #numbers: number[][];
@@ -28,7 +28,7 @@ export class CompressPipe {
   #used = 0;
 
   /** @param helperEntry what helper threads load (`startHelper`), one a CPU beside this one; null: no helpers */
-  constructor(compressor: Compressor, chunkSize: number, emit: StoredChunk, helperEntry: string | URL | null) {
+  constructor(compressor: Compressor, chunkSize: number, emit: StoredChunks, helperEntry: string | URL | null) {
     this.#ring = new Ring(newRing(compressor, chunkSize));
     this.#emit = emit;
     this.#helperEntry = compressor === 'none' ? null : helperEntry;
@@ -118,15 +118,10 @@ export class CompressPipe {
   }
 
   #emitSlot(slot: number): void {
-    const { input, output, sizes, stored } = this.#ring.slots[slot];
-    let from = 0;
-    let to = 0;
-    for (let i = 0; i < this.#ring.chunks(slot); i++) {
-      const shrunk = stored[i] < sizes[i];
-      const bytes = shrunk ? output.subarray(to, to + stored[i]) : input.subarray(from, from + sizes[i]);
-      this.#emit(this.#numbers[slot][i], bytes, sizes[i]);
-      if (shrunk) to += stored[i];
-      from += sizes[i];
-    }
+    const { input, output, stored } = this.#ring.slots[slot];
+    let bytes = 0;
+    for (let i = 0; i < this.#ring.chunks(slot); i++) bytes += stored[i];
+    const from = this.#ring.memory.compressor === 'none' ? input : output;
+    this.#emit(this.#numbers[slot], stored, from.subarray(0, bytes));
   }
 }

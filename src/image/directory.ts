@@ -23,6 +23,7 @@ const NAME_AREA_BYTES = 4096;
 const HOLE_SEARCH_BYTES_MIN = 1 << 18;
 
 export class DirectorySource implements ImageSource {
+  readonly inOrder = true;
   readonly #root: ByteText;
   readonly #stat = new NativeMemory(STATX_BYTES);
   /** A name (or the root's path), and behind it what a link leads to. */
@@ -40,16 +41,18 @@ export class DirectorySource implements ImageSource {
     for (let dir = pending.pop(); dir !== undefined; dir = pending.pop()) {
       const names = this.#names(dir);
       const prefix = dir === '/' ? '/' : `${dir}/`;
+      const below: ByteText[] = [];
       const fd = this.#check(dir, 'open', openPath(bytesOf(`${this.#root}${dir}/.`), O.PATH | O.DIRECTORY | O.CLOEXEC));
       try {
         for (const name of names) {
           const entry = this.#entry(prefix + name, fd, name);
-          if ((entry.mode & S_IFMT) === S_IFDIR) pending.push(entry.path);
+          if ((entry.mode & S_IFMT) === S_IFDIR) below.push(entry.path);
           yield entry;
         }
       } finally {
         close(fd);
       }
+      pending.push(...below.reverse());
     }
   }
 

@@ -58,6 +58,7 @@ function eachChunk(blob: BlobInfo, file: Buffer, each: (bytes: Buffer, offset: n
 }
 
 export class FinishedImage implements ImageSource {
+  readonly inOrder = false;
   readonly #entries = new Map<ByteText, WalkEntry>();
   readonly #data: Buffer[];
   readonly #chunkSize: number;

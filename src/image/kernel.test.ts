@@ -130,6 +130,7 @@ describe('the kernel shows the source', () => {
   test('an image without data needs no device', async (t) => {
     if (cannot(t)) return;
     const source: ImageSource = {
+      inOrder: true,
       *entries() {
         const blank = { uid: 0, gid: 0, sizeBytes: 0, mtime: 0, mtimeNs: 0, rdevMajor: 0, rdevMinor: 0, target: null };
         yield { ...blank, path: '/', mode: 0o040755, xattrs: [], linkKey: null };

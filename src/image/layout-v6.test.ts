@@ -6,7 +6,8 @@ import { DIRENT_BYTES, INODE_EXTENDED_BYTES, NID_UNIT_BYTES } from '../rafs/v6/i
 import { BLOCK_BYTES } from '../rafs/v6/layout.ts';
 import { directoryEntries, placeNodes, xattrNameIndex } from './layout-v6.ts';
 import type { SourceEntry } from './source.ts';
-import { buildTree, type TreeNode } from './tree.ts';
+import { buildTree } from './tree.testing.ts';
+import type { TreeNode } from './tree.ts';
 
 const blank = {
   uid: 0,

@@ -37,7 +37,7 @@ export function placeNodes(tree: Tree): number {
   for (const node of tree.nodes) {
     node.xattrBytes = xattrBytes(node);
     if (node.isDirectory) node.dataBytes = directoryBytes(node);
-    else if (node.isSymlink) node.dataBytes = node.sizeBytes;
+    else if (node.isSymlink) node.dataBytes = node.target?.length ?? 0;
   }
   place(space, tree.root);
   // The order of 1.9: directories are placed when their turn comes, everything else with its siblings.
@@ -122,7 +122,8 @@ class Space {
   }
 
   align(unit: number): void {
-    this.cursor = Math.ceil(this.cursor / unit) * unit;
+    const over = this.cursor % unit;
+    if (over !== 0) this.cursor += unit - over;
   }
 
   #give(offset: number): void {

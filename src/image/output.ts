@@ -8,6 +8,8 @@ import { join } from 'node:path';
 import { imageError } from './errors.ts';
 
 const GATHER_BYTES = 1 << 20;
+/** Longer pieces are written as they come: a call costs less than copying this much. */
+const DIRECT_BYTES_MIN = 1 << 16;
 
 /** Where an output goes: a given path, or a directory in which it is named by its content (or a given name). */
 export type Place = { path: string } | { dir: string };
@@ -33,6 +35,11 @@ export class OutputFile {
 
   write(bytes: Uint8Array): void {
     this.position += bytes.length;
+    if (bytes.length >= DIRECT_BYTES_MIN) {
+      this.#flush();
+      this.#put(bytes);
+      return;
+    }
     for (let from = 0; from < bytes.length; ) {
       const part = bytes.subarray(from, from + GATHER_BYTES - this.#gathered);
       this.#gather.set(part, this.#gathered);
@@ -73,12 +80,16 @@ export class OutputFile {
   }
 
   #flush(): void {
-    const bytes = this.#gather.subarray(0, this.#gathered);
+    if (this.#gathered === 0) return;
+    this.#put(this.#gather.subarray(0, this.#gathered));
+    this.#gathered = 0;
+  }
+
+  #put(bytes: Uint8Array): void {
     this.#hash.update(bytes);
     this.#attempt(() => {
       for (let done = 0; done < bytes.length; ) done += writeSync(this.#fd, bytes, done);
     });
-    this.#gathered = 0;
   }
 
   #attempt<T>(run: () => T): T {

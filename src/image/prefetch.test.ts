@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { dataOrder, namedNodes, parsePatterns } from './prefetch.ts';
-import { buildTree } from './tree.ts';
+import { buildTree } from './tree.testing.ts';
 
 const blank = {
   uid: 0,

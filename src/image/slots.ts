@@ -41,9 +41,9 @@ const CONTROL_WORDS = 2;
 export interface Slot {
   /** Chunks, back to back. */
   input: Uint8Array;
-  /** Stored bytes, back to back; untouched for chunks that did not shrink. */
+  /** Stored bytes, back to back; untouched by the compressor `none`, which stores the input. */
   output: Uint8Array;
-  /** Bytes of each chunk, before and after; equal = stored raw, from `input`. */
+  /** Bytes of each chunk, before and after; equal = stored raw. */
   sizes: Uint32Array;
   stored: Uint32Array;
 }
@@ -164,14 +164,14 @@ export class Ring {
       for (let i = 0; i < this.chunks(slot); i++) {
         stored[i] = sizes[i];
         if (!raw) {
-          const bytes = codec.compressInto(output.subarray(to), input.subarray(from, from + sizes[i]));
+          const chunk = input.subarray(from, from + sizes[i]);
+          const bytes = codec.compressInto(output.subarray(to), chunk);
           // Upstream stores what does not shrink as it is (rafs-format 3.2).
-          if (bytes < sizes[i]) {
-            stored[i] = bytes;
-            to += bytes;
-          }
+          if (bytes < sizes[i]) stored[i] = bytes;
+          else output.set(chunk, to);
         }
         from += sizes[i];
+        to += stored[i];
       }
       this.setState(slot, SLOT.DONE);
     } catch {

@@ -47,6 +47,11 @@ export interface FileContent {
 }
 
 export interface ImageSource {
+  /**
+   * True: entries come in the order in which they are numbered (rafs-format 1.9), so that contents can be stored while the
+   * rest is still being looked for.
+   */
+  readonly inOrder: boolean;
   /** Every entry once, parents before children, the root first. */
   entries(): Iterable<SourceEntry>;
   /** @throws AppError SOURCE */

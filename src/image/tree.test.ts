@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { SourceEntry } from './source.ts';
-import { buildTree, type Tree, type TreeRules } from './tree.ts';
+import { buildTree } from './tree.testing.ts';
+import type { Tree, TreeRules } from './tree.ts';
 
 const RULES: TreeRules = { whiteouts: 'oci', explicitIds: true };
 

@@ -90,32 +90,45 @@ export interface Tree {
   nodes: TreeNode[];
 }
 
-/**
- * Drains `entries` into a tree with numbers, nlinks and sorted children.
- * @throws AppError SOURCE_LIMIT for names, targets or depths the format cannot hold
- */
-export function buildTree(entries: Iterable<SourceEntry>, rules: TreeRules): Tree {
-  const directories = new Map<ByteText, TreeNode>();
-  const links = new Map<string, TreeNode>();
-  let root: TreeNode | null = null;
-  for (const entry of entries) {
-    if (root === null) {
-      root = nodeOf(entry, null, '', rules);
-      directories.set('/', root);
-      continue;
+/** Takes entries one by one, then gives the tree. */
+export class TreeBuilder {
+  readonly #rules: TreeRules;
+  readonly #directories = new Map<ByteText, TreeNode>();
+  readonly #links = new Map<string, TreeNode>();
+  #root: TreeNode | null = null;
+
+  constructor(rules: TreeRules) {
+    this.#rules = rules;
+  }
+
+  /**
+   * The node of `entry`, or null when it is no part of the image. A further name of a file has `first` set, which is the
+   * name that came first.
+   * @throws AppError SOURCE_LIMIT for names and targets the format cannot hold
+   */
+  add(entry: SourceEntry): TreeNode | null {
+    if (this.#root === null) {
+      this.#root = nodeOf(entry, null, '', this.#rules);
+      this.#directories.set('/', this.#root);
+      return this.#root;
     }
     const slash = entry.path.lastIndexOf('/');
     const name = entry.path.slice(slash + 1);
-    const parent = directories.get(slash === 0 ? '/' : entry.path.slice(0, slash));
+    const parent = this.#directories.get(slash === 0 ? '/' : entry.path.slice(0, slash));
     // A missing parent is a directory that was itself a marker.
-    if (parent === undefined || isMarker(entry, name, rules.whiteouts)) continue;
-    const node = nodeOf(entry, parent, name, rules);
+    if (parent === undefined || isMarker(entry, name, this.#rules.whiteouts)) return null;
+    const node = nodeOf(entry, parent, name, this.#rules);
     parent.children?.push(node);
-    if (node.isDirectory) directories.set(entry.path, node);
-    if (entry.linkKey !== null) join(links, entry.linkKey, node);
+    if (node.isDirectory) this.#directories.set(entry.path, node);
+    if (entry.linkKey !== null) join(this.#links, entry.linkKey, node);
+    return node;
   }
-  if (root === null) throw imageError('SOURCE_LIMIT', { path: '/', rule: 'the source has no root' });
-  return number(root);
+
+  /** The tree with numbers, nlinks and sorted children. @throws AppError SOURCE_LIMIT for a depth it cannot have */
+  finish(): Tree {
+    if (this.#root === null) throw imageError('SOURCE_LIMIT', { path: '/', rule: 'the source has no root' });
+    return number(this.#root);
+  }
 }
 
 /** A first layer has nothing below it that could be hidden: its markers say nothing and are dropped (7.1). */
