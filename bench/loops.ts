@@ -26,6 +26,8 @@ export interface Slice {
   clientBusy: number;
   /** Interrupts the client got. */
   signals: number;
+  /** Open loops: how much of one CPU everybody else used meanwhile. */
+  others?: number;
 }
 
 const samples = new Float64Array(SAMPLES_MAX);

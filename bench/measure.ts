@@ -10,7 +10,7 @@ import { type Figures, type Idle, report } from './report.ts';
 import { type Row, rows, type Workload } from './rows.ts';
 import { programOf, type Subject, type SubjectName, startSubject } from './subjects.ts';
 import { BIG_BYTES, LARGE_DIRS, LARGE_FILES_PER_DIR, LARGE_SHARE_FILES, makeTree, type Tree } from './tree.ts';
-import { cpuUs } from './usage.ts';
+import { cpuUs, withOthers } from './usage.ts';
 
 /** Open loops only where one request is one operation of a few microseconds. */
 const OPEN_ROWS = ['GETATTR', 'LOOKUP+FORGET', 'READ 4 KiB', 'READ 128 KiB'];
@@ -18,6 +18,12 @@ const OPEN_ROWS = ['GETATTR', 'LOOKUP+FORGET', 'READ 4 KiB', 'READ 128 KiB'];
 const WARM_ROW_MS = 300;
 /** 1,000 requests at the lower rate: below that, a 99th percentile is noise. */
 const OPEN_SLICE_MS = 1000;
+/**
+ * With both cores in use, whoever else wants to run takes one of them for some milliseconds, and that is all that a 99th
+ * percentile then shows. An open loop during which others had more than this of one CPU is run again, a few times at most.
+ */
+const OTHERS_MAX = 0.03;
+const OPEN_TRIES_MAX = 4;
 /** What the bars of open loops compare. */
 const OPEN_SUBJECTS: readonly SubjectName[] = ['ours', 'ours-quiet', 'nydusd', 'virtiofsd'];
 /** Idle: from this long after the last request, over this long. */
@@ -213,7 +219,14 @@ function pagesOf(row: Row, fs: 'share' | 'image', cacheDir: string, tree: Tree):
 }
 
 function run(subject: Subject, workload: Workload, load: Load, ms: number): Slice {
-  return load.kind === 'closed'
-    ? closedLoop(subject.client, workload, load.depth, ms, subject.pids)
-    : openLoop(subject.client, workload, load.rate, Math.max(ms, OPEN_SLICE_MS), subject.pids);
+  const { client, pids } = subject;
+  if (load.kind === 'closed') return closedLoop(client, workload, load.depth, ms, pids);
+  const attempt = () =>
+    withOthers(pids, () => openLoop(client, workload, load.rate, Math.max(ms, OPEN_SLICE_MS), pids));
+  let best = attempt();
+  for (let tries = 1; best.others > OTHERS_MAX && tries < OPEN_TRIES_MAX; tries++) {
+    const next = attempt();
+    if (next.others < best.others) best = next;
+  }
+  return { ...best.got, others: best.others };
 }

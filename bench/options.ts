@@ -40,7 +40,7 @@ Of rows only; each takes a list, or several times one:
   --fs               share, image
   --depth            1, 32, open1000, open20000
   --subject          ours, ours-quiet, nydusd, virtiofsd, virtiofsd-c, null
-  --slice-ms N       length of a slice (300; open loops at least 2000)
+  --slice-ms N       length of a slice (300; open loops at least 1000)
   --alternations N   slices of each subject (5)
   --add              keep what earlier runs of this revision measured: a table made in pieces
 

@@ -1,5 +1,6 @@
 /** What processes cost: CPU from schedstat over all threads and children, resident and private memory from /proc. */
 import { readdirSync, readFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 
 function read(path: string): string {
   try {
@@ -24,6 +25,25 @@ export function cpuUs(pid: number): number {
 /** Microseconds the calling process's main thread was on a CPU. */
 export function ownCpuUs(): number {
   return Number(read(`/proc/self/task/${process.pid}/schedstat`).split(' ')[0]) / 1000;
+}
+
+/** Milliseconds that all CPUs together were idle since the machine's start, in steps of 10. */
+function idleMs(): number {
+  const [, , , , idle = 0, wait = 0] = (read('/proc/stat').split('\n', 1)[0] ?? '').split(/\s+/).map(Number);
+  return (idle + wait) * 10;
+}
+
+/** Does `work`, and says how much of one CPU everybody else used meanwhile. @param pids those who work too */
+export function withOthers<T>(pids: readonly number[], work: () => T): { got: T; others: number } {
+  const ours = (): number => {
+    const { user, system } = process.cpuUsage();
+    return (user + system + pids.reduce((sum, pid) => sum + cpuUs(pid), 0)) / 1000;
+  };
+  const [idleFrom, oursFrom, from] = [idleMs(), ours(), performance.now()];
+  const got = work();
+  const wallMs = performance.now() - from;
+  const busyMs = wallMs * cpus().length - (idleMs() - idleFrom);
+  return { got, others: Math.max(busyMs - (ours() - oursFrom), 0) / wallMs };
 }
 
 function list(path: string): string[] {
