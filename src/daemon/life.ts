@@ -16,6 +16,8 @@ import { removeSocket } from './sockets.ts';
 
 /** The device thread unmounts and closes within milliseconds, unless a syscall of it hangs on a dead disk. */
 const STOP_MS_MAX = 500;
+/** A reader that lives takes the lines that say why at once; the pool that writes to a socket may need its time. */
+const LAST_WORDS_MS_MAX = 100;
 
 export interface Stoppable {
   stop(): Promise<void>;
@@ -81,6 +83,7 @@ export class Life {
         this.log.warn(`cannot remove ${path}: ${explain(error)}`);
       }
     }
+    await this.log.flush(LAST_WORDS_MS_MAX);
     this.log.close();
     exitNow(code);
   }

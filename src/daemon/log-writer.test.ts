@@ -87,6 +87,20 @@ describe('writing', () => {
     closeSync(end);
   });
 
+  test('lines that a thread of the pool writes are out after a flush, and a reader that stops ends it too', async () => {
+    const end = reader();
+    const slow = new LogWriter(writer(), true, 'info');
+    for (const word of ['first', 'second', 'last']) slow.info(word);
+    await slow.flush(10_000);
+    slow.close();
+    assert.deepEqual(readAll(end).match(/(?<=INFO )\w+/g), ['first', 'second', 'last']);
+    const stuck = new LogWriter(writer(), false, 'info');
+    while (stuck.dropped === 0) stuck.info('x'.repeat(1000));
+    await stuck.flush(20);
+    stuck.close();
+    closeSync(end);
+  });
+
   test('a reader that has gone away is no error', () => {
     const end = reader();
     const log = new LogWriter(writer(), false, 'info');

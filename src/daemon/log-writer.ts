@@ -38,6 +38,7 @@ export class LogWriter implements Logger {
   private readonly queue: Buffer[] = [];
   private queuedBytes = 0;
   private waiting = false;
+  private onEmpty: () => void = () => {};
   private retryMs = RETRY_FIRST_MS;
   private readonly events: string[] = [];
   private eventBytes = 0;
@@ -110,6 +111,15 @@ export class LogWriter implements Logger {
     };
   }
 
+  /** Resolves when the reader has taken every line, or after `msMax`. */
+  async flush(msMax: number): Promise<void> {
+    if (this.queue.length === 0) return;
+    await new Promise<void>((resolve) => {
+      this.onEmpty = resolve;
+      setTimeout(resolve, msMax);
+    });
+  }
+
   /** Last words before the process ends: whatever the reader takes now. */
   close(): void {
     if (!this.mayBlock) this.drain();
@@ -177,6 +187,7 @@ export class LogWriter implements Logger {
     this.retryMs = RETRY_FIRST_MS;
     if (written === line.length) this.queue.shift();
     else this.queue[0] = line.subarray(written);
+    if (this.queue.length === 0) this.onEmpty();
   }
 
   private refused(error: unknown): void {
@@ -195,6 +206,7 @@ export class LogWriter implements Logger {
     this.queue.length = 0;
     this.queuedBytes = 0;
     this.fd = -1;
+    this.onEmpty();
   }
 
   private reportDropped(): void {
