@@ -1,8 +1,7 @@
 /** The store against registries and networks: what it fetches, when it gives up, and that the thread stays free. */
 import assert from 'node:assert/strict';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Logger, SILENT } from '../common/log.ts';
@@ -156,7 +155,7 @@ test('Retry-After to one reader holds back all readers of that host', async () =
     else send();
   };
   const limited = store.fetch(handle.handle, wantAll([CHUNKS[50]]));
-  await sleep(200);
+  while (store.stats.failedRequests === 0) await sleep(1);
   await Promise.all([100, 150, 200].map((index) => store.fetch(handle.handle, wantAll([CHUNKS[index]]))));
   await limited;
   const [first = 0, ...others] = times;
@@ -172,10 +171,9 @@ test('a missing blob fails at once, says so in words, and is found when it comes
   const log: Logger = { ...SILENT, debug: (text) => lines.push(text) };
   const store = new BlobStore(log);
   const handle = store.openBlob(INFO, chunkDigests(NAME, 0), localConfig(freshDir(), blobsDir));
-  const started = Date.now();
   await assert.rejects(store.fetch(handle.handle, wantAll([CHUNKS[0]])), { code: 'BLOB_NOT_FOUND' });
-  assert.ok(Date.now() - started < 500);
   assert.equal(lines.length, 1);
+  assert.equal(store.stats.requests, 1, 'it was tried again');
   writeFileSync(join(blobsDir, INFO.id), blobBytes(INFO.id));
   await store.fetch(handle.handle, wantAll([CHUNKS[0]]));
   await store.close();
@@ -227,6 +225,25 @@ describe('a cold read of one file of a large image', () => {
   }
 });
 
+/** CPU time that each turn of this thread takes while `work` is under way, in ms, shortest first. */
+async function turnsDuring(work: () => Promise<unknown>): Promise<number[]> {
+  const schedstat = openSync(`/proc/self/task/${process.pid}/schedstat`, 'r');
+  const text = Buffer.alloc(128);
+  const cpuMs = (): number =>
+    Number(text.toString('latin1', 0, readSync(schedstat, text, 0, text.length, 0)).split(' ')[0]) / 1e6;
+  const turns: number[] = [];
+  let before = cpuMs();
+  const timer = setInterval(() => {
+    const now = cpuMs();
+    turns.push(now - before);
+    before = now;
+  }, 1);
+  await work();
+  clearInterval(timer);
+  closeSync(schedstat);
+  return turns.sort((a, b) => a - b);
+}
+
 test('the thread stays free while 16 MiB chunks come in', async () => {
   const contents = Array.from({ length: 3 }, (_, i) => {
     const bytes = Buffer.alloc(1 << 24);
@@ -241,13 +258,11 @@ test('the thread stays free while 16 MiB chunks come in', async () => {
   const handle = store.openBlob(made.info, made.digests, localConfig(freshDir(), dir, { digest_validate: true }));
   await store.fetch(handle.handle, wantAll([chunks[0]])); // loads the libraries
   await sleep(20);
-  const delay = monitorEventLoopDelay({ resolution: 1 });
-  delay.enable();
-  await store.fetch(handle.handle, wantAll([chunks[1], chunks[2]]));
-  delay.disable();
-  // 10 ms is the aim; this machine may be busy with other work at the same time.
-  assert.ok(delay.percentile(50) / 1e6 < 15, `median turn ${delay.percentile(50) / 1e6} ms`);
-  assert.ok(delay.max / 1e6 < 100, `longest turn ${delay.max / 1e6} ms`);
+  const turns = await turnsDuring(() => store.fetch(handle.handle, wantAll([chunks[1], chunks[2]])));
+  const [median, longest] = [turns[turns.length >> 1]!, turns.at(-1)!];
+  assert.ok(median < 5, `median turn ${median} ms of ${turns.length}`);
+  // 12 ms on an idle machine and on a busy one.
+  assert.ok(longest < 30, `longest turn ${longest} ms of ${turns.length}`);
   for (const chunk of chunks) assertCached(handle, chunk);
   await store.close();
 });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -12,6 +12,7 @@ import { ALL_PROTOCOL, ALL_VIRTIO, MIB } from './echo-fixture.ts';
 import { Frontend } from './frontend.ts';
 import { GuestRam } from './guest-ram.ts';
 
+const CONNECTS_MAX = 500;
 const here = fileURLToPath(new URL('.', import.meta.url));
 
 /** The example of README.md, importing from this folder. */
@@ -20,6 +21,18 @@ function example(): string {
   assert.ok(code !== undefined);
   assert.ok(code.trimEnd().split('\n').length <= 50, 'the example is as short as it says');
   return code.replaceAll("'nydusd-ts/vhost'", JSON.stringify(join(here, 'index.ts')));
+}
+
+/** Tries until somebody listens, which is a moment after the path is there. */
+async function connected(path: string): Promise<Frontend> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return Frontend.connect(path);
+    } catch (error) {
+      if (tries === CONNECTS_MAX) throw error;
+      await delay(20);
+    }
+  }
 }
 
 test('the example of README.md serves one frontend after the other, in a process of its own', async () => {
@@ -32,9 +45,8 @@ test('the example of README.md serves one frontend after the other, in a process
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   try {
-    for (let i = 0; i < 500 && !existsSync(path); i++) await delay(20);
     for (let session = 0; session < 3; session++) {
-      const frontend = Frontend.connect(path);
+      const frontend = await connected(path);
       frontend.negotiate(ALL_VIRTIO, ALL_PROTOCOL);
       const ram = new GuestRam([{ gpa: 0, bytes: 4 * MIB }]);
       frontend.shareMemory(ram);

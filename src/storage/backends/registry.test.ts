@@ -70,12 +70,12 @@ const AUTH = Buffer.from('u:p').toString('base64');
 
 describe('tokens', () => {
   test('a token server in trouble costs nothing while the old token is good', async () => {
-    routes = { v2: only(['Bearer one'], challenge()), token: token('one', 1) };
+    routes = { v2: only(['Bearer one'], challenge()), token: token('one', 2) };
     const { read } = await open();
     assert.equal(await read(), '234');
     routes['token'] = answer(503);
-    // Half of its second is over: time to renew it, which fails.
-    await new Promise((resolve) => setTimeout(resolve, 600));
+    // Half of its time is over: the moment to renew it, which fails.
+    await new Promise((resolve) => setTimeout(resolve, 1100));
     assert.equal(await read(), '234');
     assert.ok(asked.filter((line) => line.startsWith('token')).length >= 2, asked.join(', '));
   });
