@@ -402,10 +402,8 @@ describe('routes that work', () => {
   test('the log level changes while running', async () => {
     const set = (level: string) => daemon.request('PUT', '/api/v1/daemon', JSON.stringify({ log_level: level }));
     assert.equal((await set('DEBUG')).status, 204);
-    const from = daemon.output.length;
     await daemon.get('/api/v1/daemon');
-    await sleep(50);
-    assert.match(daemon.output.slice(from), /DEBUG API: GET \/api\/v1\/daemon answered 200/);
+    await daemon.printed(/DEBUG API: GET \/api\/v1\/daemon answered 200/);
     assert.equal((await set('info')).status, 204);
   });
 

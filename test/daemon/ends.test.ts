@@ -153,9 +153,10 @@ describe('SIGTERM in every state ends it with 0 within 1 s', () => {
       assert.equal((await daemon.mount('/i', rafs(registry(server.host, join(dir, 'cache'))))).status, 204);
       const reader = spawn('cat', [join(dir, 'mnt/i/big/multi-chunk')], { stdio: 'ignore' });
       const ended = new Promise((resolve) => reader.once('exit', resolve));
-      await sleep(300);
-      const inflight = JSON.parse((await daemon.get('/api/v1/metrics/inflight')).text) as { opcode: number }[];
-      assert.ok(inflight.some(({ opcode }) => opcode === OPS.READ.op));
+      const isRead = ({ opcode }: { opcode: number }) => opcode === OPS.READ.op;
+      const inflight = async () => (await daemon.get('/api/v1/metrics/inflight')).text;
+      for (let i = 0; i < 500 && !JSON.parse((await inflight()) || '[]').some(isRead); i++) await sleep(10);
+      assert.ok(JSON.parse(await inflight()).some(isRead));
       await endsWell(daemon);
       assert.equal(await ended, 1, 'the reader gets an error');
     } finally {

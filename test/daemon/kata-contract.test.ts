@@ -31,10 +31,14 @@ describe('requests of Kata', () => {
   test('A2: GET is answered within 100 ms beside 25 idle connections', async () => {
     const idle = await Promise.all(Array.from({ length: 25 }, () => daemon.connectApi()));
     await daemon.get('/api/v1/daemon');
-    const startedAt = performance.now();
-    assert.equal((await daemon.get('/api/v1/daemon')).status, 200);
-    const ms = performance.now() - startedAt;
-    assert.ok(ms < 100, `${ms} ms`);
+    // A busy machine makes single answers late; a daemon that waits for the idle ones makes all of them late.
+    let bestMs = Number.POSITIVE_INFINITY;
+    for (let i = 0; i < 10 && bestMs >= 100; i++) {
+      const startedAt = performance.now();
+      assert.equal((await daemon.get('/api/v1/daemon')).status, 200);
+      bestMs = Math.min(bestMs, performance.now() - startedAt);
+    }
+    assert.ok(bestMs < 100, `${bestMs} ms`);
     assert.ok(idle.every((socket) => !socket.destroyed && socket.readable));
     for (const socket of idle) socket.destroy();
   });

@@ -100,7 +100,7 @@ async function daemonAnswer(boot: string, config: object, when: When): Promise<s
   } catch (error) {
     assert.ok(error instanceof Refused && error.result === -errno.EIO, String(error));
     // The line comes through main, the answer does not.
-    for (let tries = 0; tries < 100 && !daemon.output.slice(from).includes('byte '); tries++) await sleep(20);
+    for (let tries = 0; tries < 500 && !daemon.output.slice(from).includes('byte '); tries++) await sleep(20);
     return daemon.output.slice(from);
   } finally {
     assert.equal((await daemon.request('DELETE', '/api/v1/mount?mountpoint=/damaged')).status, 204);
@@ -124,7 +124,7 @@ describe('through the daemon', () => {
     truncateSync(boot, 4096);
     const from = daemon.output.length;
     assert.throws(() => clientManifest(client, '/cut'), { result: -errno.EIO });
-    for (let tries = 0; tries < 100 && !daemon.output.slice(from).includes('byte '); tries++) await sleep(20);
+    for (let tries = 0; tries < 500 && !daemon.output.slice(from).includes('byte '); tries++) await sleep(20);
     assert.match(daemon.output.slice(from), /byte \d+: file shorter than at mount/);
     writeFileSync(boot, image.boot);
     assert.ok(clientManifest(client, '/cut').size > 200);
@@ -191,7 +191,7 @@ describe('through the daemon', () => {
     assert.equal(typeof client.walk('/tree/links/soft'), 'bigint');
     const from = daemon.output.length;
     assert.throws(() => client.walk('/tree/sizes/text-65537'), /-5/);
-    for (let tries = 0; tries < 100 && !daemon.output.slice(from).includes('byte '); tries++) await sleep(20);
+    for (let tries = 0; tries < 500 && !daemon.output.slice(from).includes('byte '); tries++) await sleep(20);
     assert.match(daemon.output.slice(from), /byte \d+: digest of what it holds/);
   });
 
