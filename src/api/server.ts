@@ -37,6 +37,9 @@ export class ApiServer {
     );
     this.http.timeout = 0;
     this.http.httpAllowHalfOpen = true;
+    // Left to Node, one ends without a word and the other without JSON.
+    this.http.on('connect', (_request, socket: Socket) => this.refuse(new Error('CONNECT'), socket));
+    this.http.on('checkExpectation', (request, response) => void this.serve(request, response));
     this.http.on('clientError', (error, socket: Socket) => this.refuse(error, socket));
   }
 
@@ -62,6 +65,8 @@ export class ApiServer {
     let wrapper: Wrapper = 'Configure';
     let answer: Answer;
     try {
+      // First of all: a body left unread would be taken for the next request, and cost the connection.
+      const body = await readBody(request);
       const url = parseTarget(request.url ?? '/');
       const methods = ROUTES[url.pathname];
       if (methods === undefined) throw noRoute();
@@ -70,7 +75,6 @@ export class ApiServer {
         : undefined;
       if (route === undefined) throw badRequest();
       wrapper = route.wrapper;
-      const body = await readBody(request);
       if (body.length > 0 !== route.body) throw badRequest();
       answer = await route.run(this.target, { query: url.searchParams, body });
     } catch (error) {
@@ -105,7 +109,6 @@ function parseTarget(target: string): URL {
 }
 
 function send(request: IncomingMessage, response: ServerResponse, answer: Answer): void {
-  // An unread rest of a body would be taken for the next request.
   const headers = request.complete ? HEADERS : { ...HEADERS, Connection: 'close' };
   if (answer.text !== undefined) {
     const { type, content } = answer.text;
