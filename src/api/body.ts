@@ -1,5 +1,6 @@
 /** Bodies of requests: read with a limit, parsed with the errors upstream's clients know (kata-contract 4.2, 4.3). */
 import type { IncomingMessage } from 'node:http';
+import { jsonFault } from '../common/json-fault.ts';
 import { type AccessTrace, parseTrace, parseTraceText } from '../daemon/access-trace.ts';
 import type { MountRequest } from '../daemon/mounts.ts';
 import { HttpError } from './errors.ts';
@@ -31,10 +32,8 @@ export function parseObject(body: Buffer): Record<string, unknown> {
   try {
     value = JSON.parse(text);
   } catch (error) {
-    const reason = (error as Error).message;
-    const at = Number(/position (\d+)/.exec(reason)?.[1] ?? text.length);
-    const before = text.slice(0, at).split('\n');
-    throw parseError(reason, before.length, before.at(-1)!.length + 1);
+    const { reason, line, column } = jsonFault(text, error);
+    throw parseError(reason, line, column);
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw parseError('expected an object', 1, 1);
   return value as Record<string, unknown>;
@@ -46,26 +45,40 @@ function traceOf(value: unknown): AccessTrace | null {
   return typeof value === 'string' ? parseTraceText(value) : parseTrace(value);
 }
 
+/**
+ * Text member `name` of the object that `body` holds; null: it has to be there.
+ * @throws HttpError 400
+ */
+function textOf(body: Buffer, object: Record<string, unknown>, name: string, fallback: string | null): string {
+  const value = object[name] ?? fallback;
+  if (value === null || value === undefined) throw memberError(body, `missing field \`${name}\``);
+  if (typeof value !== 'string') throw memberError(body, `invalid type of \`${name}\`, expected a string`);
+  return value;
+}
+
+/** Members are looked at when the whole object is known: the place is its end. */
+function memberError(body: Buffer, reason: string): HttpError {
+  const lines = body.toString('utf8').split('\n');
+  return parseError(reason, lines.length, lines.at(-1)!.length);
+}
+
 /** The mount body. Members we do not know are ignored. @throws HttpError, PREFETCH_TRACE */
 export function parseMount(body: Buffer): MountRequest {
   const object = parseObject(body);
-  const lines = body.toString('utf8').split('\n');
-  const fail = (reason: string) => parseError(reason, lines.length, lines.at(-1)!.length);
-  const text = (name: string, fallback: string | null): string => {
-    const value = object[name] ?? fallback;
-    if (value === null || value === undefined) throw fail(`missing field \`${name}\``);
-    if (typeof value !== 'string') throw fail(`invalid type of \`${name}\`, expected a string`);
-    return value;
-  };
   const files = object['prefetch_files'] ?? null;
   if (files !== null && !(Array.isArray(files) && files.every((file) => typeof file === 'string'))) {
-    throw fail('invalid type of `prefetch_files`, expected a list of strings');
+    throw memberError(body, 'invalid type of `prefetch_files`, expected a list of strings');
   }
   return {
-    source: text('source', null),
-    fsType: text('fs_type', ''),
-    config: text('config', null),
+    source: textOf(body, object, 'source', null),
+    fsType: textOf(body, object, 'fs_type', ''),
+    config: textOf(body, object, 'config', null),
     prefetchFiles: files,
     prefetchTrace: traceOf(object['prefetch_trace'] ?? null),
   };
+}
+
+/** The body of `PUT daemon`. @throws HttpError 400 */
+export function parseLogLevel(body: Buffer): string {
+  return textOf(body, parseObject(body), 'log_level', null);
 }

@@ -4,8 +4,8 @@
  */
 import type { Daemon } from '../daemon/daemon.ts';
 import { daemonError } from '../daemon/errors.ts';
-import { parseMount, parseObject } from './body.ts';
-import { badRequest, missingQuery, type Wrapper } from './errors.ts';
+import { parseLogLevel, parseMount, parseObject } from './body.ts';
+import { missingQuery, type Wrapper } from './errors.ts';
 
 /** What routes act on. */
 export interface Routed {
@@ -64,9 +64,7 @@ function mountpointOf(ask: Ask): string {
 }
 
 const setDaemon = withBody('Configure', ({ daemon }, ask) => {
-  const level = parseObject(ask.body)['log_level'];
-  if (typeof level !== 'string') throw badRequest();
-  daemon.setLogLevel(level);
+  daemon.setLogLevel(parseLogLevel(ask.body));
   return DONE;
 });
 
