@@ -14,6 +14,9 @@ interface Facts {
   MOUNT_PATH: { path: string; reason: string };
   MOUNT_FAILED: { path: string; source: string; reason: string };
   WORK_DIR: { path: string };
+  SOURCE_HANGS: { path: string; waitedMs: number };
+  OVERLAY: { mountpoint: string; reason: string };
+  OVERLAY_HERE: { path: string };
   MOUNT_NOT_RAFS: { path: string };
   FS_TYPE: { fsType: string };
   PREFETCH_LIST: { reason: string };
@@ -53,6 +56,22 @@ export const daemonError = defineErrors<Facts>({
   MOUNT_PATH: { retryable: false, say: ({ path, reason }) => `mount point ${JSON.stringify(path)}: ${reason}` },
   MOUNT_FAILED: { retryable: false, say: ({ path, source, reason }) => `cannot mount ${source} at ${path}: ${reason}` },
   WORK_DIR: { retryable: false, say: ({ path }) => `the cache's work_dir ${path} is no directory` },
+  SOURCE_HANGS: {
+    retryable: true,
+    say: ({ path, waitedMs }) =>
+      waitedMs === 0
+        ? `${path} is not looked at, the file systems of others hang; unmount or revive those first`
+        : `${path} does not answer within ${waitedMs / 1000} s; is its file system alive?`,
+  },
+  OVERLAY: {
+    retryable: false,
+    say: ({ mountpoint, reason }) => `cannot mount the writable overlay on ${mountpoint}: ${reason}`,
+  },
+  OVERLAY_HERE: {
+    retryable: false,
+    say: ({ path }) =>
+      `a writable overlay is for the image that a fuse daemon is started with, at /, not for ${path}; leave it out`,
+  },
   MOUNT_NOT_RAFS: { retryable: false, say: ({ path }) => `${path} is no RAFS mount, only those can be remounted` },
   FS_TYPE: {
     retryable: false,

@@ -1,8 +1,8 @@
 /**
  * The mount table as main knows it: what is mounted where, since when, with which configuration.
  *
- * Changes run one after another, in the order they were asked for; readers look at the table at any time and never
- * wait. A change that fails leaves the table as it was.
+ * Changes run one after another, those of one path in the order they were asked for; readers look at the table at any
+ * time and never wait. A change that fails leaves the table as it was.
  */
 import { stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
@@ -12,6 +12,7 @@ import type { AccessTrace } from './access-trace.ts';
 import type { DeviceAnswer } from './device.ts';
 import { daemonError } from './errors.ts';
 import { mountPath } from './mount-path.ts';
+import { demandAnswer } from './source.ts';
 
 /** What a client asks for: the members of the API's mount body (kata-contract 4.3). */
 export interface MountRequest {
@@ -88,6 +89,8 @@ const RAFS_NAME = 'rafs';
 export class Mounts {
   private readonly table = new Map<string, Mount>();
   private tail: Promise<unknown> = Promise.resolve();
+  /** Path → its last change, while there is one. */
+  private readonly pathTails = new Map<string, Promise<void>>();
 
   constructor(
     private readonly device: MountDevice,
@@ -106,8 +109,8 @@ export class Mounts {
   /** @throws AppError MOUNT_PATH, FS_TYPE, MOUNT_EXISTS, MOUNT_FAILED, PREFETCH_LIST */
   mount(where: string, request: MountRequest): Promise<void> {
     const path = mountPath(where);
-    return this.inTurn(async () => {
-      const isRafs = checkRequest(request);
+    return this.onPath(path, request, async () => {
+      const isRafs = checkRequest(path, request);
       if (this.table.has(path)) throw daemonError('MOUNT_EXISTS', { path });
       const image = isRafs ? await this.open(path, request) : null;
       const member = image === null ? await passthrough(path, request.source) : image.member;
@@ -128,10 +131,10 @@ export class Mounts {
   /** Swaps the image at `where`: open files keep the old one. @throws as mount, MOUNT_UNKNOWN, MOUNT_NOT_RAFS */
   remount(where: string, request: MountRequest): Promise<void> {
     const path = mountPath(where);
-    return this.inTurn(async () => {
+    return this.onPath(path, request, async () => {
       const old = this.table.get(path);
       if (old === undefined) throw daemonError('MOUNT_UNKNOWN', { path });
-      if (!checkRequest(request) || old.image === null) throw daemonError('MOUNT_NOT_RAFS', { path });
+      if (!checkRequest(path, request) || old.image === null) throw daemonError('MOUNT_NOT_RAFS', { path });
       const image = await this.open(path, request);
       let member: number;
       try {
@@ -152,7 +155,7 @@ export class Mounts {
   /** @throws AppError MOUNT_PATH, MOUNT_UNKNOWN */
   umount(where: string): Promise<void> {
     const path = mountPath(where);
-    return this.inTurn(async () => {
+    return this.onPath(path, null, async () => {
       const mount = this.table.get(path);
       if (mount === undefined) throw daemonError('MOUNT_UNKNOWN', { path });
       if (mount.image !== null) this.images.ending(mount.image);
@@ -180,6 +183,22 @@ export class Mounts {
     }
   }
 
+  /** Changes of one path in their order. A source that does not answer holds back only those. */
+  private onPath<T>(path: string, request: MountRequest | null, change: () => Promise<T>): Promise<T> {
+    const before = this.pathTails.get(path) ?? Promise.resolve();
+    const turn = before.then(async () => {
+      if (request !== null) await answering(path, request.source);
+      return this.inTurn(change);
+    });
+    const tail = turn
+      .catch(() => {})
+      .then(() => {
+        if (this.pathTails.get(path) === tail) this.pathTails.delete(path);
+      });
+    this.pathTails.set(path, tail);
+    return turn;
+  }
+
   private inTurn<T>(work: () => Promise<T>): Promise<T> {
     const turn = this.tail.then(work);
     this.tail = turn.catch(() => {});
@@ -187,13 +206,24 @@ export class Mounts {
   }
 }
 
-/** True for RAFS, false for passthrough. */
-function checkRequest(request: MountRequest): boolean {
+/** True for RAFS, false for passthrough. @throws AppError FS_TYPE, PREFETCH_LIST, MOUNT_FAILED */
+function checkRequest(path: string, request: MountRequest): boolean {
+  // It would be the working directory.
+  if (request.source === '') throw daemonError('MOUNT_FAILED', { path, source: '""', reason: 'the source is empty' });
   const isRafs = request.fsType === RAFS_NAME;
   if (!isRafs && !PASSTHROUGH_NAMES.includes(request.fsType)) throw daemonError('FS_TYPE', { fsType: request.fsType });
   const bad = request.prefetchFiles?.find((file) => !file.startsWith('/'));
   if (bad !== undefined) throw daemonError('PREFETCH_LIST', { reason: `${JSON.stringify(bad)} is not absolute` });
   return isRafs;
+}
+
+/** @throws AppError MOUNT_FAILED for a source that hangs */
+async function answering(path: string, source: string): Promise<void> {
+  try {
+    await demandAnswer(source);
+  } catch (error) {
+    throw failed(path, source, error);
+  }
 }
 
 /** Settings of kata-contract 1.17: xattrs on, cache policy auto, writable. */
@@ -209,7 +239,7 @@ async function passthrough(path: string, directory: string): Promise<MemberSpec>
 
 function failed(path: string, source: string, error: unknown): Error {
   if (error instanceof AppError && error.code === 'MOUNT_FAILED') return error;
-  return daemonError('MOUNT_FAILED', { path, source, reason: explain(error) }, error);
+  return daemonError('MOUNT_FAILED', { path, source, reason: explain(error) });
 }
 
 /** `2026-08-03 08:00:01.120 +00:00:00` */

@@ -121,10 +121,33 @@ describe('connections', () => {
     }
   });
 
-  test('what is no HTTP is refused in JSON', async () => {
+  test('what is no HTTP, or wants a tunnel, is refused in JSON', async () => {
+    for (const text of ['\x16\x03\x01 not http\r\n\r\n', 'CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n']) {
+      const socket = await daemon.connectApi();
+      socket.write(text);
+      assert.match(await receive(socket, () => false), /^HTTP\/1\.1 400 Bad Request\r\n.*"code":"UNDEFINED"/s);
+    }
+  });
+
+  test('a refusal does not cost the connection', async () => {
     const socket = await daemon.connectApi();
-    socket.write('\x16\x03\x01 not http\r\n\r\n');
-    assert.match(await receive(socket, () => false), /^HTTP\/1\.1 400 Bad Request\r\n.*"code":"UNDEFINED"/s);
+    for (const [head, status] of [
+      ['GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n', 404],
+      ['OPTIONS /api/v1/daemon HTTP/1.1\r\nHost: x\r\n\r\n', 400],
+      ['GET /api/v1/metrics?id=nothing HTTP/1.1\r\nHost: x\r\n\r\n', 404],
+      ['POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}', 404],
+      ['PUT /api/v1/daemon HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\nContent-Length: 2\r\n\r\n{}', 400],
+    ] as const) {
+      socket.write(head);
+      const answer = await receive(socket, complete);
+      assert.match(
+        answer,
+        new RegExp(`^HTTP/1\\.1 ${status} .*\r\nConnection: keep-alive\r\n.*"code":"UNDEFINED"`, 's'),
+      );
+    }
+    socket.write(GET);
+    assert.match(await receive(socket, complete), /RUNNING/);
+    socket.destroy();
   });
 
   test('a chunked body', async () => {
@@ -177,7 +200,7 @@ describe('routes that fail', () => {
     ['PUT', '/api/v1/daemon/exit', '{}', 400, /^BadRequest$/],
     ['PUT', '/api/v1/daemon/start', '{}', 400, /^BadRequest$/],
     ['PUT', '/api/v1/daemon', undefined, 400, /^BadRequest$/],
-    ['PUT', '/api/v1/daemon', '{"log_level":3}', 400, /^BadRequest$/],
+    ['PUT', '/api/v1/daemon', '{"log_level":3}', 400, /^ParseBody\(Error\("invalid type of `log_level`, /],
     ['PUT', '/api/v1/config', undefined, 400, /^BadRequest$/],
     ['PUT', '/api/v1/config', 'auth', 400, /^ParseBody\(Error\(".*", line: 1, column: \d+\)\)$/],
     ['GET', '/api/v1/daemon/backend', undefined, 400, /^QueryString\("'mountpoint' should be/],
@@ -227,6 +250,13 @@ describe('routes that fail', () => {
       /^Mount\(MountFilesystem\(Other\("MOUNT_FAILED: cannot mount \/nowhere\/boot at \/x: .*device.*/,
     ],
     ['POST', '/api/v1/mount?mountpoint=/x', share, 500, /cannot mount \/nowhere at \/x: ENOENT/],
+    [
+      'POST',
+      '/api/v1/mount?mountpoint=/x',
+      '{"source":"","config":"","fs_type":"passthrough_fs"}',
+      500,
+      /the source is empty/,
+    ],
     ['POST', '/api/v1/mount?mountpoint=relative', share, 500, /must start with \//],
     ['POST', '/api/v1/mount?mountpoint=/a/../b', share, 500, /contains \.\./],
     [
@@ -238,7 +268,7 @@ describe('routes that fail', () => {
     ],
     ['PUT', '/api/v1/mount?mountpoint=/containers', rafs, 500, /filesystem type mismatch, expect RAFS/],
     ['PUT', '/api/v1/daemon', '{"log_level":"loud"}', 500, /^Configure\(ResponsePayloadType\)$/],
-    ['PUT', '/api/v1/daemon', '{}', 400, /^BadRequest$/],
+    ['PUT', '/api/v1/daemon', '{}', 400, /^ParseBody\(Error\("missing field `log_level`", line: 1, column: 2\)\)$/],
     ['PUT', '/api/v1/daemon/start', undefined, 400, /^Configure\(DaemonAbnormal\(UnexpectedEvent\("Start"\)\)\)$/],
     [
       'PUT',

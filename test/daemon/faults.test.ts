@@ -303,13 +303,24 @@ describe('a device thread that hangs in a system call', () => {
     });
   });
 
-  test('GETs do not wait for a mount that hangs', async () => {
+  test('neither GETs nor other mounts wait for those that hang, and one more is refused', async () => {
     await onHungDirectory(async (daemon, _, { source, hang }) => {
       hang();
-      const mount = daemon.mount('/second', share(source));
-      mount.catch(() => {});
+      const config = JSON.stringify(localfsConfig(BLOBS, ROOT));
+      const bootstrap = { ...rafs({}, join(source, 'boot')), config };
+      const mounts = [daemon.mount('/second', share(source)), daemon.mount('/third', bootstrap)];
+      for (const mount of mounts) mount.catch(() => {});
       for (let i = 0; i < 20; i++) assert.equal((await daemon.get('/api/v1/daemon')).status, 200);
-      assert.equal(await Promise.race([mount.then(() => 'answered'), sleep(100, 'waits')]), 'waits');
+      assert.equal((await daemon.mount('/fourth', share('/'))).status, 204);
+      assert.equal(
+        await Promise.race([...mounts.map((mount) => mount.then(() => 'answered')), sleep(100, 'waits')]),
+        'waits',
+      );
+      for (const { status, text } of await Promise.all(mounts)) {
+        assert.equal(status, 500);
+        assert.match(text, /SOURCE_HANGS: .* does not answer within 10 s/);
+      }
+      assert.match((await daemon.mount('/second', share(source))).text, /SOURCE_HANGS: .* is not looked at/);
       await endsWell(daemon);
     });
   });
