@@ -1,5 +1,6 @@
 /** Socket paths before they are bound: length, and what to do with a file left over from an earlier run. */
-import { lstatSync, type Stats, unlinkSync } from 'node:fs';
+import { existsSync, lstatSync, type Stats, unlinkSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { codeOf } from '../common/app-error.ts';
 import { errnoText } from '../sys/errno.ts';
 import { listenUnix, SOCK } from '../sys/socket.ts';
@@ -22,7 +23,9 @@ export async function clearSocketPath(path: string): Promise<void> {
   try {
     stats = lstatSync(path);
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return;
+    // libuv says EACCES for a directory that is missing, when it binds.
+    const isFree = codeOf(error) === 'ENOENT' && existsSync(dirname(path));
+    if (isFree) return;
     throw daemonError('SOCKET_BIND', { path, reason: codeOf(error) }, error);
   }
   if (!stats.isSocket()) throw daemonError('SOCKET_NOT_A_SOCKET', { path });
