@@ -19,6 +19,9 @@ const NAME = 'nydus-backend-proxy';
 const ADDRESS_DEFAULT = '127.0.0.1';
 const PORT_DEFAULT = 8000;
 
+/** Names that say what the file holds. */
+const DIGEST = /^[0-9a-f]{64}$/;
+
 const SPEC = {
   name: NAME,
   summary: 'Serves the blobs of a directory over HTTP, as a registry would.',
@@ -109,7 +112,7 @@ async function answer(blobsDir: string, request: IncomingMessage, response: Serv
       'content-type': 'application/octet-stream',
       'content-length': range.last - range.first + 1,
       'accept-ranges': 'bytes',
-      'docker-content-digest': `sha256:${name}`,
+      ...(DIGEST.test(name) ? { 'docker-content-digest': `sha256:${name}` } : {}),
     });
     if (isHead || size === 0) return void response.end();
     await send(file, range, response);
