@@ -34,7 +34,8 @@ export async function main(argv: readonly string[]): Promise<number> {
   if (typeof plan === 'number') return plan;
   let log: LogWriter;
   try {
-    log = plan.logFile === null ? LogWriter.stdout(plan.logLevel) : LogWriter.file(plan.logFile, plan.logLevel);
+    const { logFile, logLevel, logRotationBytes } = plan;
+    log = logFile === null ? LogWriter.stdout(logLevel) : LogWriter.file(logFile, logLevel, logRotationBytes);
   } catch (error) {
     return report(NYDUSD.name, error);
   }

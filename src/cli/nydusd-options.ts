@@ -17,7 +17,12 @@ const OPTIONS = {
     value: 'PATH',
     help: 'Append the log to a file instead of stdout; .log is added to a bare name',
   },
-  'log-rotation-size': { value: 'MB', help: 'Accepted; rotate with the tools of the host' },
+  'log-rotation-size': {
+    value: 'MB',
+    range: [0, 2 ** 20],
+    default: '0',
+    help: 'Begin a new --log-file at this size, compress the old one and keep ten; 0 = never',
+  },
   'rlimit-nofile': {
     value: 'N',
     range: [0, 2 ** 31],

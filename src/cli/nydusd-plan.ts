@@ -10,6 +10,8 @@ import { NYDUSD, type NydusdOptions } from './nydusd-options.ts';
 
 type Values = OptionValues<NydusdOptions>;
 
+const MIB = 1024 * 1024;
+
 /** Upstream's default for --rlimit-nofile. */
 const NOFILE_DEFAULT = 1_000_000;
 
@@ -39,6 +41,8 @@ export interface Plan {
   upgrade: boolean;
   logLevel: LogLevel;
   logFile: string | null;
+  /** 0: never rotated. */
+  logRotationBytes: number;
   /** null: not asked for, so that falling short of the default is not worth a warning. */
   nofile: { limit: number; asked: boolean };
   initial: InitialMount | null;
@@ -69,6 +73,7 @@ export function planFrom(parsed: Parsed<NydusdOptions>): Plan {
     supervisor: values.supervisor ?? null,
     logLevel: (values['log-level'] ?? 'info') as LogLevel,
     logFile: values['log-file'] === undefined ? null : withLogExtension(values['log-file']),
+    logRotationBytes: Number(values['log-rotation-size'] ?? 0) * MIB,
     nofile: { limit: Number(values['rlimit-nofile'] ?? NOFILE_DEFAULT), asked: values['rlimit-nofile'] !== undefined },
     initial: initialMount(values),
     strictUmount: values['strict-umount'] ?? false,

@@ -1,10 +1,21 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, mkdtempSync, openSync, readFileSync, readSync, rmSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { gunzipSync } from 'node:zlib';
 import { format, LINE_BYTES_MAX, LogWriter, QUEUE_BYTES_MAX } from './log-writer.ts';
 
 describe('format', () => {
@@ -55,7 +66,7 @@ describe('writing', () => {
 
   test('levels are a threshold', () => {
     const path = join(dir, 'log');
-    const log = LogWriter.file(path, 'info');
+    const log = LogWriter.file(path, 'info', 0);
     log.debug('unseen');
     log.info('seen');
     log.setLevel('debug');
@@ -119,4 +130,40 @@ describe('writing', () => {
     assert.ok(events.total_size <= events.max_size && events.total_size > events.max_size / 2);
     assert.match(events.errors.at(-1)!, /GMT - bad 599/);
   });
+});
+
+test('a file that is full is put aside and compressed, the newest ten stay, no line is lost of them', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'log-rotation-'));
+  try {
+    const path = join(dir, 'nydusd.log');
+    const line = 'x'.repeat(200);
+    writeFileSync(path, 'of an earlier run\n');
+    const log = LogWriter.file(path, 'info', 1000);
+    for (let i = 0; i < 60; i++) {
+      log.info(`${i} ${line}`);
+      if (i % 4 === 3) await sleep(5);
+    }
+    const packed = () => readdirSync(dir).filter((name) => name.endsWith('.gz'));
+    const isDone = () => packed().length === 10 && readdirSync(dir).length === 11;
+    for (let i = 0; i < 200 && !isDone(); i++) await sleep(10);
+    log.close();
+    assert.deepEqual(readdirSync(dir).length, 11);
+    const texts = [
+      ...packed()
+        .sort()
+        .map((name) => gunzipSync(readFileSync(join(dir, name))).toString()),
+      readFileSync(path, 'utf8'),
+    ];
+    const numbers = texts
+      .join('')
+      .match(/INFO \d+/g)!
+      .map((found) => Number(found.slice(5)));
+    assert.ok(numbers.length >= 40, `${numbers.length}`);
+    assert.deepEqual(
+      numbers,
+      numbers.map((_, i) => 60 - numbers.length + i),
+    );
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
 });

@@ -11,6 +11,7 @@
 import { closeSync, constants, fstatSync, openSync, write as writeAsync, writeSync } from 'node:fs';
 import { codeOf } from '../common/app-error.ts';
 import { type Logger, type LogLevel, showsAt } from '../common/log.ts';
+import { LogFile } from './log-file.ts';
 
 /** Kata's reader stops for good at 64 KiB without a newline; a pipe takes 4,096 bytes in one piece. */
 export const LINE_BYTES_MAX = 4096;
@@ -40,6 +41,7 @@ export class LogWriter implements Logger {
   private waiting = false;
   private onEmpty: () => void = () => {};
   private retryMs = RETRY_FIRST_MS;
+  private file: LogFile | null = null;
   private readonly events: string[] = [];
   private eventBytes = 0;
   private totalErrors = 0;
@@ -65,9 +67,12 @@ export class LogWriter implements Logger {
     }
   }
 
-  /** Lines appended to a file. @throws what open throws */
-  static file(path: string, level: LogLevel): LogWriter {
-    return new LogWriter(openSync(path, 'a', 0o640), false, level);
+  /** Lines appended to a file, which is rotated at `rotateBytes` (0: never). @throws what open throws */
+  static file(path: string, level: LogLevel, rotateBytes: number): LogWriter {
+    const log: LogWriter = new LogWriter(-1, false, level);
+    log.file = new LogFile(path, rotateBytes, (text) => log.warn(text));
+    log.fd = log.file.fd;
+    return log;
   }
 
   setLevel(level: LogLevel): void {
@@ -185,8 +190,15 @@ export class LogWriter implements Logger {
   private took(line: Buffer, written: number): void {
     this.queuedBytes -= written;
     this.retryMs = RETRY_FIRST_MS;
-    if (written === line.length) this.queue.shift();
-    else this.queue[0] = line.subarray(written);
+    if (written < line.length) {
+      this.queue[0] = line.subarray(written);
+      return;
+    }
+    this.queue.shift();
+    if (this.file !== null) {
+      this.file.wrote(written);
+      this.fd = this.file.fd;
+    }
     if (this.queue.length === 0) this.onEmpty();
   }
 
