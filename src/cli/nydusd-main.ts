@@ -12,6 +12,7 @@ import type { MountRequest } from '../daemon/mounts.ts';
 import { notifyManager } from '../daemon/service-manager.ts';
 import { bindVmmSocket, clearSocketPath } from '../daemon/sockets.ts';
 import { settleHeap, trimProgramText } from '../daemon/trim.ts';
+import type { WritableOverlay } from '../daemon/writable-overlay.ts';
 import { isListening } from '../sys/socket.ts';
 import type { TransportSpec } from '../virtiofs/control.ts';
 import { parseArgs, renderHelp } from './command.ts';
@@ -67,14 +68,18 @@ function planOrCode(argv: readonly string[]): Plan | number {
 }
 
 async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
+  const overlay = await overlayOf(plan, log);
+  if (overlay !== null) life.stops(overlay);
   const transport = await transportOf(plan, life);
   if (plan.apisock !== null) await clearSocketPath(plan.apisock);
   if (transport.kind === 'fuse' && !transport.succeeds) await detachDead(transport.mountpoint, log);
+  if (transport.kind === 'fuse' && overlay !== null) transport.mountpoint = overlay.lower;
   const daemon = new Daemon({
     id: plan.id,
     supervisor: plan.supervisor,
     transport,
     logLevel: plan.logLevel,
+    servesOverlay: overlay !== null,
     workerEntry: __filename,
     log,
     ownConfig: (path, source) => ownConfig(plan, path, source),
@@ -94,6 +99,7 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
   if (transport.kind === 'fuse' || plan.initial !== null) await daemon.ready;
   else daemon.ready.catch((error) => life.end(EXIT_FAILED, explain(error)));
   if (plan.initial !== null && !waits) await mountInitial(daemon, plan.initial);
+  overlay?.cover();
   if (ApiServer !== null && plan.apisock !== null) {
     const exit = () => life.end(EXIT_OK, 'asked by the API');
     const api = new ApiServer({ daemon, exit, strictUmount: plan.strictUmount }, log);
@@ -135,6 +141,22 @@ async function transportOf({ mode, upgrade, supervisor, apisock }: Plan, life: L
   const fd = bindVmmSocket(sock!);
   life.ownsSocket(sock!);
   return { kind: 'virtiofs', sock, fd, fdIs: 'listening', tag, requestQueues };
+}
+
+/** The writable overlay that the configuration of a FUSE mount asks for; mostly null, and then it costs one read. */
+async function overlayOf(
+  { mode, initial, supervisor, upgrade }: Plan,
+  log: LogWriter,
+): Promise<WritableOverlay | null> {
+  const isCovered = mode.kind === 'fuse' && initial?.kind === 'rafs' && mountPath(initial.at) === '/';
+  const text = isCovered && initial.configFile !== null ? readConfigFile(initial.configFile) : '';
+  if (!isCovered || !text.includes('overlay')) return null;
+  const { parseConfig } = await import('../storage/config/config.ts');
+  const directories = parseConfig(text).overlay;
+  if (directories === null) return null;
+  if (supervisor !== null || upgrade) throw new Error('a writable overlay cannot be handed over: no --supervisor then');
+  const { WritableOverlay } = await import('../daemon/writable-overlay.ts');
+  return new WritableOverlay(mode.mountpoint, mode.readOnly, directories, log);
 }
 
 const NO_LISTS = { prefetchFiles: null, prefetchTrace: null };

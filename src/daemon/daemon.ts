@@ -30,6 +30,8 @@ export interface DaemonOptions {
   supervisor: string | null;
   transport: TransportSpec;
   logLevel: LogLevel;
+  /** A writable overlay goes over the image at `/`. */
+  servesOverlay: boolean;
   /** Script of the device thread. */
   workerEntry: string;
   log: LogWriter;
@@ -78,7 +80,7 @@ export class Daemon {
   /** Starts the device thread at once; `ready` tells how that went. */
   constructor(private readonly options: DaemonOptions) {
     this.log = options.log;
-    this.images = new LazyImages(options.log);
+    this.images = new LazyImages(options.log, options.servesOverlay);
     const fetcher = new Fetcher(
       (blob, chunks) => this.images.fetch(blob, chunks),
       (message) => this.device.post(message),

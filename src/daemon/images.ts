@@ -19,6 +19,7 @@ import { daemonError } from './errors.ts';
 import { SIZE_BUCKETS } from './metrics-shape.ts';
 import type { Images, MountRequest, OpenedImage } from './mounts.ts';
 import { type Cached, prefetchMetrics } from './prefetch-metrics.ts';
+import { inTime } from './source.ts';
 import { trimProgramText } from './trim.ts';
 
 /** Keys and values of `PUT /api/v1/config`. */
@@ -46,7 +47,11 @@ export class LazyImages implements Images {
   private readonly parts = new Map<OpenedImage, Parts>();
   private readonly ownerOf = new Map<number, OpenedImage>();
 
-  constructor(private readonly log: Logger) {}
+  /** @param servesOverlay the image at `/` may have a writable overlay */
+  constructor(
+    private readonly log: Logger,
+    private readonly servesOverlay: boolean,
+  ) {}
 
   async open(path: string, bootstrapPath: string, configText: string): Promise<OpenedImage> {
     const [{ BlobStore }, { parseConfig }, { openImage }, { shownConfig }, { FileStats }, { newAccessLog }] =
@@ -65,6 +70,8 @@ export class LazyImages implements Images {
     }
     const { store } = this;
     const config = parseConfig(configText);
+    const isCovered = this.servesOverlay && path === '/';
+    if (config.overlay !== null && !isCovered) throw daemonError('OVERLAY_HERE', { path });
     if (config.cache !== null) await demandDirectory(config.cache.workDir);
     const bootstrap = openImage(bootstrapPath);
     const blobs: ReturnType<BlobStore['openBlob']>[] = [];
@@ -248,15 +255,15 @@ export class LazyImages implements Images {
 
   /** `GET /api/v1/metrics/blobcache`: the snapshotter's garbage collection reads `underlying_files`. */
   cacheMetrics(image: OpenedImage): object {
-    const stats = this.store?.stats;
+    const cached = this.cached(image);
     const isCompressed = this.parts.get(image)?.config.cache?.isCompressed ?? false;
     const { blobs, verifiable } = this.parts.get(image)?.bootstrap ?? { blobs: [], verifiable: true };
     return {
       underlying_files: blobs.map(({ id }) => basename(`${id}.blob.${isCompressed ? 'raw' : 'data'}`)),
       store_path: this.parts.get(image)?.config.cache?.workDir ?? '',
-      entries_count: stats?.chunksFetched ?? 0,
+      entries_count: cached.ready,
       buffered_backend_size: 0,
-      ...prefetchMetrics(this.prefetchProgress(image), this.cached(image)),
+      ...prefetchMetrics(this.prefetchProgress(image), cached),
       // Ours: the image has no digests, so that nothing could be validated.
       unverified: !verifiable,
     };
@@ -281,9 +288,9 @@ export class LazyImages implements Images {
 const wantsFiles = (config: StorageConfig): boolean =>
   config.iostatsFiles || config.accessPattern || config.latestReadFiles;
 
-/** One that is missing is made with the first blob; below a file no cache can be, which every read would meet. @throws WORK_DIR */
+/** One that is missing is made with the first blob; below a file no cache can be, which every read would meet. @throws WORK_DIR, SOURCE_HANGS */
 async function demandDirectory(path: string): Promise<void> {
-  const found = await stat(path).catch(() => null);
+  const found = await inTime(path, () => stat(path).catch(() => null));
   if (found !== null && !found.isDirectory()) throw daemonError('WORK_DIR', { path });
 }
 

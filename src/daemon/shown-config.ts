@@ -43,7 +43,7 @@ export function shownConfig(config: StorageConfig): object {
       latest_read_files: config.latestReadFiles,
       prefetch,
     },
-    overlay: null,
+    overlay: config.overlay === null ? null : { upper_dir: config.overlay.upperDir, work_dir: config.overlay.workDir },
   };
 }
 

@@ -244,7 +244,8 @@ export class DevFuse implements Port {
     if (this.mounted) {
       // Lazily: somebody's open file must not keep the mount, and waiting for them could block for ever.
       const r = umount(this.options.mountpoint, MNT_DETACH);
-      if (r < 0 && r !== -errno.EINVAL) this.log('warn', `umount of ${this.options.mountpoint}: ${errnoText(r)}`);
+      if (r < 0 && r !== -errno.EINVAL && r !== -errno.ENOENT)
+        this.log('warn', `umount of ${this.options.mountpoint}: ${errnoText(r)}`);
       this.mounted = false;
     }
     if (this.fd >= 0) close(this.fd);

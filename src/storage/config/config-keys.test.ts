@@ -78,7 +78,14 @@ const ROWS: Row[] = [
   both('device.id', 'id', { good: { value: '/17', seen: (config) => config.id }, bad: [17] }),
   both('device.backend.type', 'backend.type', { bad: ['nfs', 3, ''], isRequired: true }),
   both('device.external_backends', 'external_backends', { bad: [[{ type: 'x' }], 'x', [3]] }),
-  both(null, 'overlay', { bad: [{ upper_dir: '/u', work_dir: '/w' }, 3] }),
+  both(null, 'overlay', {
+    good: {
+      value: { upper_dir: '/u', work_dir: '/w' },
+      seen: (config) => config.overlay,
+      is: { upperDir: '/u', workDir: '/w' },
+    },
+    bad: [3],
+  }),
   both('device.cache.type', 'cache.type', {
     good: { value: 'dummycache', seen: (config) => config.cache, is: null },
     bad: ['fscache', 'ramdisk', 3],

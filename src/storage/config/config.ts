@@ -4,6 +4,7 @@
  * or value names its path, value and reason. Secrets are kept in `Secret`, which prints as `***`.
  */
 import toml from 'smol-toml';
+import { type JsonFault, jsonFault } from '../../common/json-fault.ts';
 import type { CacheLimits } from '../cache/cache-limits.ts';
 import { storageError } from '../errors.ts';
 import { BACKENDS, type BackendConfig, type BackendKind } from './config-backends.ts';
@@ -45,6 +46,13 @@ export interface StorageConfig {
   accessPattern: boolean;
   latestReadFiles: boolean;
   prefetch: PrefetchConfig;
+  /** Makes a FUSE mount writable. */
+  overlay: OverlayConfig | null;
+}
+
+export interface OverlayConfig {
+  upperDir: string;
+  workDir: string;
 }
 
 export interface PrefetchConfig {
@@ -74,27 +82,26 @@ export function parseConfig(text: string): StorageConfig {
   if (text.length > CONFIG_CHARS_MAX) {
     throw storageError('CONFIG', { path: '(whole text)', value: text.length, reason: 'longer than 1 MiB' });
   }
-  const parsed = parseJson(text);
-  if (parsed === undefined) return parseV2(Members.of(parseToml(text), ''));
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch (error) {
+    return parseV2(Members.of(parseToml(text, jsonFault(text, error)), ''));
+  }
   const root = Members.of(parsed, '');
   return root.has('version') && !root.has('device') ? parseV2(root) : parseV1(root);
 }
 
-/** undefined when it is no JSON: the engine's message quotes the text around the error, which may be a password. */
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}
-
-function parseToml(text: string): unknown {
+/** The parser's message quotes the text around the fault, which may be a password. @param fault why it is no JSON */
+function parseToml(text: string, { reason, line, column }: JsonFault): unknown {
   try {
     return toml.parse(text);
   } catch {
-    const value = `${text.length} characters`;
-    throw storageError('CONFIG', { path: '(whole text)', value, reason: 'neither JSON nor TOML' });
+    throw storageError('CONFIG', {
+      path: '(whole text)',
+      value: `${text.length} characters`,
+      reason: `neither JSON (${reason} in line ${line}, column ${column}) nor TOML`,
+    });
   }
 }
 
@@ -114,14 +121,13 @@ function parseV1(root: Members): StorageConfig {
     accessPattern: root.flag('access_pattern', false),
     latestReadFiles: root.flag('latest_read_files', false),
     prefetch: parsePrefetch(root.optionalObject('fs_prefetch')),
+    overlay: null,
   };
 }
 
 /** The table named like the type holds what v1 has in `config`. */
 function parseV2(root: Members): StorageConfig {
   if (root.whole('version', 0, Number.MAX_SAFE_INTEGER) !== 2) throw root.wrong('version', 'must be 2');
-  const overlay = root.optionalObject('overlay');
-  if (overlay !== null) throw root.wrong('overlay', 'a writable overlay is not supported; leave it out');
   refuseExternalBackends(root);
   const backend = root.object('backend');
   const kind = backend.choice('type', Object.keys(BACKENDS) as BackendKind[]);
@@ -140,7 +146,12 @@ function parseV2(root: Members): StorageConfig {
     accessPattern: rafs.flag('access_pattern', false),
     latestReadFiles: rafs.flag('latest_read_files', false),
     prefetch: rafs.has('prefetch') ? parsePrefetchV2(rafs.optionalObject('prefetch')) : cachePrefetch,
+    overlay: parseOverlay(root.optionalObject('overlay')),
   };
+}
+
+function parseOverlay(overlay: Members | null): OverlayConfig | null {
+  return overlay === null ? null : { upperDir: overlay.required('upper_dir'), workDir: overlay.required('work_dir') };
 }
 
 /** Blobs of other owners are read from the one backend there is. */
