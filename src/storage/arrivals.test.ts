@@ -106,6 +106,18 @@ describe('a range that stalls behind its first chunks', () => {
   });
 });
 
+test('read-ahead of a reader who found his chunk there after all', async () => {
+  const { store, handle } = open({ amplify_io: 1 });
+  await store.fetch(handle.handle, wantAll([CHUNKS[0]]));
+  const [here, ahead] = wantAll([CHUNKS[0], CHUNKS[5]]);
+  await store.fetch(handle.handle, [here, { ...ahead, isAhead: true }]);
+  while (asked.length < 3) await sleep(5);
+  assert.deepEqual(asked[2], [CHUNKS[5].compressedOffset, CHUNK_BYTES]);
+  await store.fetch(handle.handle, wantAll([CHUNKS[5]]));
+  assert.equal(asked.length, 3);
+  await store.close();
+});
+
 describe('an image that was mounted', () => {
   test('the chunk table comes before the first reader, once', async () => {
     const { store, handle } = open({ amplify_io: 0 });

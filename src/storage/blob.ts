@@ -138,7 +138,8 @@ export class Blob {
     let ahead = asked.filter(({ isAhead }) => isAhead === true);
     for (let tries = 1; tries <= BRING_TRIES; tries++) {
       const absent = wanted.filter(({ chunkIndex }) => !this.cache.look(chunkIndex));
-      if (absent.length === 0) break;
+      // What was to come behind them is wanted all the same when they have come meanwhile.
+      if (absent.length === 0 && ahead.length === 0) break;
       this.cache.attach();
       await this.tracked(() => this.bring(absent, ahead, digests));
       ahead = [];
