@@ -17,7 +17,7 @@ import { type BlobFiles, ChunkCache } from './cache/chunk-cache.ts';
 import { ChunkLocks } from './cache/chunk-locks.ts';
 import type { BlobSpill } from './cache/spill.ts';
 import { UnprovenChunks } from './cache/unproven-chunks.ts';
-import { ChunkBatch, giveBatchRoom, takeBatchRoom } from './chunk-batch.ts';
+import { BATCH_BYTES, ChunkBatch, giveRoom, takeRoom } from './chunk-batch.ts';
 import { ChunkInstaller } from './chunk-installer.ts';
 import { cipherOf } from './codecs/cipher.ts';
 import { CODECS } from './codecs/codecs.ts';
@@ -366,21 +366,23 @@ export class Blob {
   /** What a reader waits for is written at once, the rest of the range in larger pieces behind it. */
   private async fetchRange(range: FetchRange): Promise<void> {
     const { signal } = this.closing;
-    const batchRoom = takeBatchRoom();
+    const rooms = range.bytes <= BATCH_BYTES ? [takeRoom(), takeRoom()] : [takeRoom()];
+    const [batchRoom, storedRoom = null] = rooms;
     const batch = new ChunkBatch(this.info, this.cache, this.installer, batchRoom, ({ index }) =>
       this.pending.settle(index),
     );
     let isEnd = false;
     const isDue = () => isEnd || batch.isWorthWriting || (this.pending.isAnyWanted && batch.has(this.isWanted));
-    const arrivals = new RangeArrivals(range, {
-      isWanted: (unit) => this.isAnyWanted(unit),
-      install: async (unit, stored) => {
+    const steps = {
+      isWanted: (unit: UnitChunks) => this.isAnyWanted(unit),
+      install: async (unit: UnitChunks, stored: Buffer) => {
         const isTaken = await batch.add(unit[0], stored);
         if (!isTaken || this.isWanted(unit[0].index)) await batch.flush();
         if (!isTaken) await this.install(unit, stored, this.reads.demand, signal);
       },
       idle: () => (isDue() ? batch.flush() : Promise.resolve()),
-    });
+    };
+    const arrivals = new RangeArrivals(range, steps, storedRoom);
     this.arriving.add(arrivals);
     try {
       await this.reads.demand(range.offset, range.bytes, signal, arrivals);
@@ -388,7 +390,7 @@ export class Blob {
       isEnd = true;
       arrivals.hurry();
       this.arriving.delete(arrivals);
-      await arrivals.installed().finally(() => giveBatchRoom(batchRoom));
+      await arrivals.installed().finally(() => rooms.forEach(giveRoom));
     }
   }
 

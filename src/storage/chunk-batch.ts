@@ -18,16 +18,16 @@ const GAP_BYTES_MAX = 4095;
 
 /** Rooms that nobody uses at present. */
 const rooms: Buffer[] = [];
-/** So many are kept: readers mostly wait for one range while the end of another comes. */
+/** So many are kept: a reader mostly waits for one range, which has one room for what arrives and one for its chunks. */
 const ROOMS_KEPT_MAX = 2;
 
-/** Memory for one batch. */
-export function takeBatchRoom(): Buffer {
+/** Memory of BATCH_BYTES, used again and again: new pages cost as much as filling them. */
+export function takeRoom(): Buffer {
   return rooms.pop() ?? Buffer.allocUnsafeSlow(BATCH_BYTES);
 }
 
-/** Nothing is written from it any more. */
-export function giveBatchRoom(room: Buffer): void {
+/** Nothing uses its bytes any more. */
+export function giveRoom(room: Buffer): void {
   if (rooms.length < ROOMS_KEPT_MAX) rooms.push(room);
 }
 

@@ -79,7 +79,9 @@ export function planFetch(input: PlanInput): Plan {
     append(range, chunk);
     extras.push(chunk);
   };
-  const ranges = mergeChunks(input.wanted, budget);
+  const ranges = mergeChunks(input.wanted, budget, RANGE_BYTES_MAX, GAP_BYTES_MAX, (before, after) =>
+    isAllMissing(input, before, after),
+  );
   const gaps = ranges.map((range) => Math.max(0, range.bytes - storedBytes(range)));
   budget -= gaps.reduce((sum, bytes) => sum + bytes, 0);
   ranges.forEach((range, position) => {
@@ -106,15 +108,23 @@ export function planFetch(input: PlanInput): Plan {
   return { ranges, extras, charges };
 }
 
+/** What the cache has is not fetched again for the sake of its neighbours. */
+function isAllMissing({ isMissing }: PlanInput, before: PlannedChunk, after: PlannedChunk): boolean {
+  if (after.index - before.index > GAP_BYTES_MAX) return false;
+  for (let index = before.index + 1; index < after.index; index++) if (!isMissing(index)) return false;
+  return true;
+}
+
 /**
  * Joins chunks whose stored bytes are neighbours, or at most `gapBytesMax` apart as long as all gaps together stay
- * within `gapBudgetBytes`. A range of several chunks is at most `rangeBytesMax` long.
+ * within `gapBudgetBytes`, and `mayReadOver` has nothing against it. A range of several chunks is at most `rangeBytesMax` long.
  */
 export function mergeChunks(
   chunks: readonly PlannedChunk[],
   gapBudgetBytes: number,
   rangeBytesMax = RANGE_BYTES_MAX,
   gapBytesMax = GAP_BYTES_MAX,
+  mayReadOver: (before: PlannedChunk, after: PlannedChunk) => boolean = () => true,
 ): FetchRange[] {
   const sorted = [...chunks].sort(byPlace);
   const ranges: FetchRange[] = [];
@@ -126,7 +136,8 @@ export function mergeChunks(
       const gap = Math.max(0, compressedOffset - (current.offset + current.bytes));
       const bytes = compressedOffset + compressedSize - current.offset;
       const isFree = bytes <= current.bytes;
-      if (isFree || (gap <= Math.min(gapBytesMax, budget) && bytes <= rangeBytesMax && !isFull(current))) {
+      const isNear = gap <= Math.min(gapBytesMax, budget) && bytes <= rangeBytesMax && !isFull(current);
+      if (isFree || (isNear && (gap === 0 || mayReadOver(current.chunks[current.chunks.length - 1], chunk)))) {
         append(current, chunk);
         budget -= gap;
         continue;
