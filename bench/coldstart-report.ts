@@ -94,7 +94,9 @@ function barsOf(program: ProgramName, measured: readonly Measured[], idealMs: nu
   const wholeMs = whole === undefined ? Number.NaN : median(whole.starts.map((s) => s.wholeMs ?? Number.NaN));
   const limitMs = WHOLE_TIME_RATIO_MAX * idealMs;
   const trace = find('ours', 'trace');
-  const peers = measured.filter((one) => one.program === program && one.line.daemon === 'nydusd');
+  const peers = measured.filter(
+    ({ line, ...one }) => one.program === program && line.daemon === 'nydusd' && line.prefetch !== 'all cached',
+  );
   const best = [...peers].sort((a, b) => median(of(a, 'outputMs')) - median(of(b, 'outputMs')))[0];
   const traceDemands = median(trace?.starts.map((start) => start.demandRequests ?? Number.NaN) ?? []);
   return [

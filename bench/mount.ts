@@ -109,6 +109,12 @@ export class Mounted {
 
   /** Ends the daemon, unmounts, removes the folder. */
   async stop(): Promise<void> {
+    await this.end();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  /** Ends the daemon and unmounts; the cache stays. */
+  async end(): Promise<void> {
     const ended = new Promise((resolve) => this.child.once('exit', resolve));
     this.child.kill('SIGTERM');
     const forced = setTimeout(() => this.child.kill('SIGKILL'), STOP_MS_MAX);
@@ -116,7 +122,6 @@ export class Mounted {
     clearTimeout(forced);
     if (readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${this.mountpoint} `))
       execFileSync('umount', ['-l', this.mountpoint]);
-    rmSync(this.folder, { recursive: true, force: true });
   }
 }
 
