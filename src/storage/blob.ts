@@ -17,7 +17,6 @@ import { type BlobFiles, ChunkCache } from './cache/chunk-cache.ts';
 import { ChunkLocks } from './cache/chunk-locks.ts';
 import type { BlobSpill } from './cache/spill.ts';
 import { UnprovenChunks } from './cache/unproven-chunks.ts';
-import { BATCH_BYTES, ChunkBatch, giveRoom, takeRoom } from './chunk-batch.ts';
 import { ChunkInstaller } from './chunk-installer.ts';
 import { cipherOf } from './codecs/cipher.ts';
 import { CODECS } from './codecs/codecs.ts';
@@ -27,7 +26,8 @@ import { describedChunk, describedDigest, EqualChunks, isUnnumbered, ownTable } 
 import { storageError } from './errors.ts';
 import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation } from './fetch-plan.ts';
 import { PendingChunks } from './pending-chunks.ts';
-import { RangeArrivals, type UnitChunks } from './prefetch/range-arrivals.ts';
+import type { RangeArrivals, UnitChunks } from './prefetch/range-arrivals.ts';
+import { fetchRange } from './range-fetch.ts';
 import type { StoreStats } from './stats.ts';
 import { hasBlobDigests } from './tables/blob-digests.ts';
 import { hasChunkTable } from './tables/blob-layout.ts';
@@ -346,7 +346,7 @@ export class Blob {
         const isAll = missing.length === planned.chunks.length;
         // What is left when others fetch the middle is not read over again.
         const ranges = isAll ? [planned] : mergeChunks(missing, 0);
-        for (const range of ranges) await this.fetchRange(range);
+        for (const range of ranges) await fetchRange(this, range, this.closing.signal);
       } finally {
         if (!isLate) this.locks.give(locked);
       }
@@ -363,37 +363,6 @@ export class Blob {
     return false;
   }
 
-  /** What a reader waits for is written at once, the rest of the range in larger pieces behind it. */
-  private async fetchRange(range: FetchRange): Promise<void> {
-    const { signal } = this.closing;
-    const rooms = range.bytes <= BATCH_BYTES ? [takeRoom(), takeRoom()] : [takeRoom()];
-    const [batchRoom, storedRoom = null] = rooms;
-    const batch = new ChunkBatch(this.info, this.cache, this.installer, batchRoom, ({ index }) =>
-      this.pending.settle(index),
-    );
-    let isEnd = false;
-    const isDue = () => isEnd || batch.isWorthWriting || (this.pending.isAnyWanted && batch.has(this.isWanted));
-    const steps = {
-      isWanted: (unit: UnitChunks) => this.isAnyWanted(unit),
-      install: async (unit: UnitChunks, stored: Buffer) => {
-        const isTaken = await batch.add(unit[0], stored);
-        if (!isTaken || this.isWanted(unit[0].index)) await batch.flush();
-        if (!isTaken) await this.install(unit, stored, this.reads.demand, signal);
-      },
-      idle: () => (isDue() ? batch.flush() : Promise.resolve()),
-    };
-    const arrivals = new RangeArrivals(range, steps, storedRoom);
-    this.arriving.add(arrivals);
-    try {
-      await this.reads.demand(range.offset, range.bytes, signal, arrivals);
-    } finally {
-      isEnd = true;
-      arrivals.hurry();
-      this.arriving.delete(arrivals);
-      await arrivals.installed().finally(() => rooms.forEach(giveRoom));
-    }
-  }
-
   /** Settles every chunk of a unit that has arrived. @throws as `ChunkInstaller.install` */
   install(unit: UnitChunks, stored: Buffer, read: ReadRange, signal: AbortSignal): Promise<void> {
     const { compressedOffset, compressedSize } = unit[0].info;
@@ -402,12 +371,6 @@ export class Blob {
       return read(compressedOffset, compressedSize, signal);
     });
   }
-
-  private isAnyWanted(unit: UnitChunks): boolean {
-    return unit.some(({ index }) => this.pending.isWanted(index));
-  }
-
-  private readonly isWanted = (index: number): boolean => this.pending.isWanted(index);
 
   /** Counts work that uses the files, so that `close` can wait for its end. */
   async tracked<T>(work: () => Promise<T>): Promise<T> {

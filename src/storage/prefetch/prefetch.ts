@@ -12,7 +12,8 @@ import { GAP_BYTES_MAX } from '../fetch-plan.ts';
 import { BEHIND_MAX, SOON_MAX } from '../gate.ts';
 import type { PrefetchTarget } from '../store.ts';
 import type { WantedChunk } from '../types.ts';
-import type { BlobPrefetch, Manner, PrefetchRange, StreamOptions } from './blob-prefetch.ts';
+import type { Manner, StreamOptions } from './blob-prefetch.ts';
+import { PlannedRanges, type Work } from './planned-ranges.ts';
 import { Pace } from './prefetch-pace.ts';
 
 /** Chunks of one open blob, or all that it has. */
@@ -87,7 +88,6 @@ const IDLE_PASSES_MAX = 24;
 const DISK_ERROR = 'UNCACHED';
 
 type Memory = Pick<StreamOptions, 'room' | 'batchRoom'>;
-type Work = PrefetchRange & { behind: BlobPrefetch; pace: Pace };
 
 /** For readers there is nothing to give way to: they want the same. */
 const UNPACED = { isBusy: false };
@@ -96,43 +96,6 @@ const UNPACED = { isBusy: false };
 function newMemory({ rank, rangeBytes }: Manner): Memory {
   const room = rank === 'soon' ? null : Buffer.allocUnsafeSlow(rangeBytes);
   return { room, batchRoom: Buffer.allocUnsafeSlow(BATCH_BYTES) };
-}
-
-/** Ranges that are planned as fast as possible, whoever fetches them, and given out in their order but for those awaited. */
-class Planned {
-  private readonly left: Work[] = [];
-  private isEnd = false;
-  private failure: { error: unknown } | null = null;
-  private wake: (() => void)[] = [];
-
-  constructor(ranges: AsyncIterable<Work>, atEnd: () => void) {
-    void this.collect(ranges).then(atEnd);
-  }
-
-  private async collect(ranges: AsyncIterable<Work>): Promise<void> {
-    try {
-      for await (const work of ranges) {
-        this.left.push(work);
-        this.wake.shift()?.();
-      }
-    } catch (error) {
-      this.failure = { error };
-    }
-    this.isEnd = true;
-    for (const wake of this.wake) wake();
-  }
-
-  /** @throws what planning threw, once all before it has been given out */
-  async next(): Promise<{ value: Work; done: false } | { value: undefined; done: true }> {
-    while (this.left.length === 0) {
-      if (this.failure !== null) throw this.failure.error;
-      if (this.isEnd) return { value: undefined, done: true };
-      await new Promise<void>((resolve) => this.wake.push(resolve));
-    }
-    const awaited = this.left.findIndex((work) => work.behind.isAwaited(work));
-    const [value] = this.left.splice(Math.max(0, awaited), 1);
-    return { value, done: false };
-  }
 }
 
 export class Prefetch {
@@ -215,7 +178,7 @@ export class Prefetch {
   /** Goes once over everything of a stage. */
   private async pass(stage: Stage): Promise<void> {
     const manner = this.mannerOf(stage);
-    const ranges = stage === 'soon' ? new Planned(this.ranges(manner), this.isPlanned) : this.ranges(manner);
+    const ranges = stage === 'soon' ? new PlannedRanges(this.ranges(manner), this.isPlanned) : this.ranges(manner);
     this.progress.workers = Math.max(1, Math.min(this.options.threads, STREAMS[stage]));
     const work = async (): Promise<void> => {
       let memory: Memory | null = null;
