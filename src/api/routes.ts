@@ -112,10 +112,14 @@ const leave = send('Configure', async ({ daemon, exit }) => {
 type MetricsModule = typeof import('../daemon/metrics.ts');
 type Read = (daemon: Daemon, id: string | null, query: URLSearchParams) => unknown;
 
+/** The device thread charges requests when their replies are out, mostly within microseconds; a hung one never does. */
+const CHARGED_MS_MAX = 50;
+
 /** Metrics answer for `?id=`, or for the only instance there is. Their module loads with the first question. */
 const metrics = (wrapper: Wrapper, pick: (module: MetricsModule) => Read): Route =>
   get(wrapper, async ({ daemon }, { query }) => {
     const read = pick(await import('../daemon/metrics.ts'));
+    await daemon.answers(CHARGED_MS_MAX);
     return ok(read(daemon, query.get('id'), query));
   });
 
@@ -137,6 +141,7 @@ const readiness = get('DaemonInfo', ({ daemon }) =>
 
 const prometheus = get('GlobalMetrics', async ({ daemon }) => {
   const { PROMETHEUS_TYPE, prometheusText } = await import('../daemon/prometheus.ts');
+  await daemon.answers(CHARGED_MS_MAX);
   return plain(200, prometheusText(daemon), PROMETHEUS_TYPE);
 });
 

@@ -161,6 +161,7 @@ class DeviceThread implements LoopBody {
         this.log.level = message.level;
         return;
       case 'ping':
+        this.stats.tick(); // who asks reads the counters next: what was answered is in them
         this.answer(message.id, 0, '');
         return;
       case 'save':
