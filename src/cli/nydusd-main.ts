@@ -9,6 +9,7 @@ import { Life } from '../daemon/life.ts';
 import { LogWriter } from '../daemon/log-writer.ts';
 import { mountPath } from '../daemon/mount-path.ts';
 import type { MountRequest } from '../daemon/mounts.ts';
+import { dropInterpreter } from '../daemon/process-name.ts';
 import { notifyManager } from '../daemon/service-manager.ts';
 import { bindVmmSocket, clearSocketPath } from '../daemon/sockets.ts';
 import { settleHeap, trimProgramText } from '../daemon/trim.ts';
@@ -204,6 +205,7 @@ function readConfigFile(path: string): string {
 /** What may wait until RUNNING was answered. */
 function afterStart(plan: Plan, log: LogWriter): void {
   if (plan.nofile.limit > 0) applyFileLimit(plan.nofile.limit, plan.nofile.asked, log);
+  dropInterpreter();
   settleHeap();
   setTimeout(trimProgramText, TRIM_AFTER_MS).unref();
 }

@@ -120,7 +120,7 @@ test('with one mounted image: RSS at most 72 MiB, of it anonymous 32; then 10 id
 });
 
 describe('names and words', () => {
-  test('ps shows nydusd, and the launcher has an absolute interpreter', async () => {
+  test('ps and pidof show nydusd, and the launcher has an absolute interpreter', async () => {
     const daemon = await Nydusd.start();
     try {
       assert.equal(readFileSync(`/proc/${daemon.pid}/comm`, 'utf8'), 'nydusd\n');
@@ -129,6 +129,10 @@ describe('names and words', () => {
         'nydusd',
       );
       assert.match(readFileSync(NYDUSD, 'utf8'), /^#!\/\S*node( |\n)/);
+      // pidof compares the first word.
+      const words = () => readFileSync(`/proc/${daemon.pid}/cmdline`, 'latin1').replace(/\0+$/, '').split('\0');
+      for (let i = 0; i < 100 && words()[0] !== NYDUSD; i++) await sleep(10);
+      assert.deepEqual(words(), [NYDUSD, ...KATA_ARGV(daemon.sock, daemon.apisock)]);
     } finally {
       daemon.kill();
     }
