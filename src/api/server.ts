@@ -11,6 +11,9 @@ import { readBody } from './body.ts';
 import { badRequest, noRoute, toHttp, type Wrapper } from './errors.ts';
 import { type Answer, ROUTES, type Route, type Routed } from './routes.ts';
 
+/** Clients that come at once; the kernel cuts it to net.core.somaxconn. Node's own 511 makes the next one's connect fail. */
+const BACKLOG = 65_535;
+
 /** `createServer` has no option for it: answer a client that has shut down its sending side. */
 interface HalfOpen {
   httpAllowHalfOpen: boolean;
@@ -47,7 +50,7 @@ export class ApiServer {
   listen(path: string): Promise<void> {
     return new Promise((resolve, reject) => {
       this.http.once('error', (error) => reject(daemonError('SOCKET_BIND', { path, reason: codeOf(error) }, error)));
-      this.http.listen(path, () => {
+      this.http.listen({ path, backlog: BACKLOG }, () => {
         this.http.removeAllListeners('error');
         this.http.on('error', (error) => this.log.error(`API socket ${path}: ${error.message}`));
         resolve();

@@ -71,6 +71,13 @@ describe('connections', () => {
     socket.destroy();
   });
 
+  test('2,000 clients at once', async () => {
+    const sockets = await Promise.all(Array.from({ length: 2000 }, () => daemon.connectApi()));
+    sockets.at(-1)!.write(GET);
+    assert.match(await receive(sockets.at(-1)!, complete), /RUNNING/);
+    for (const socket of sockets) socket.destroy();
+  });
+
   test('a client that has shut down its sending side gets its answer', async () => {
     const socket = await daemon.connectApi();
     socket.end(GET);
