@@ -36,6 +36,9 @@ const options = (name) => (COMMANDS[name] === null ? [] : [COMMANDS[name]]);
 const LAUNCH = (name) =>
   `require('../dist/${name}.cjs').main(process.argv.slice(2)).then((code) => { process.exitCode = code; });`;
 
+/** For running the daemon once, a second elsewhere. */
+const WARM_UP_MS_MAX = 60_000;
+
 const LIBRARIES = { vhost: 'src/vhost/index.ts' };
 
 /** Packages with a native part, which find their files beside themselves; everything else becomes part of the bundles. */
@@ -93,17 +96,24 @@ function commit() {
   }
 }
 
-/**
- * V8's compiled form of a bundle, taken after its start-up modules have run once. Compiling costs each thread 10 ms,
- * reading this 0.2 ms; V8 refuses it when version or flags differ, and then compiles. Named by content, so that a
- * bundle never meets the cache of another.
- */
-function codeCache(name) {
-  const bundle = at('dist', `${name}.bundle.cjs`);
-  const hash = createHash('sha256').update(readFileSync(bundle)).digest('hex').slice(0, 12);
+/** The last twelve digits of a bundle's cache are those of its content, so that a bundle never meets the cache of another. */
+function removeCaches(name) {
   for (const old of readdirSync(at('dist'))) {
     if (old.startsWith(`${name}.`) && old.endsWith('.cache')) rmSync(at('dist', old));
   }
+}
+
+function hashOf(bundle) {
+  return createHash('sha256').update(readFileSync(bundle)).digest('hex').slice(0, 12);
+}
+
+/**
+ * V8's compiled form of a bundle, taken after its start-up modules have run once. Compiling costs each thread 10 ms,
+ * reading this 0.2 ms; V8 refuses it when version or flags differ, and then compiles.
+ */
+function codeCache(name) {
+  const bundle = at('dist', `${name}.bundle.cjs`);
+  const hash = hashOf(bundle);
   const make = `
     const { readFileSync, writeFileSync } = require('node:fs');
     const source = readFileSync(${JSON.stringify(bundle)}, 'latin1');
@@ -116,14 +126,74 @@ function codeCache(name) {
   return `${name}.${hash}.cache`;
 }
 
+/**
+ * As `codeCache`, of what each thread of the daemon has compiled after it has served an image: a pod's first read does not
+ * wait for the compiler. The device thread's is taken when it is told to stop, and in both the flags that the daemon
+ * changed while it ran are as at a start again, else V8 would refuse the cache.
+ */
+async function servedCaches(name) {
+  const bundle = at('dist', `${name}.bundle.cjs`);
+  const caches = { main: `${name}.main.${hashOf(bundle)}.cache`, device: `${name}.device.${hashOf(bundle)}.cache` };
+  const making = at('dist', `${name}.making.cjs`);
+  const warmUp = at('dist', 'warm-up.cjs');
+  await build({
+    ...shared,
+    entryPoints: [{ in: 'scripts/warm-up.ts', out: 'warm-up' }],
+    outdir: 'dist',
+    format: 'cjs',
+    outExtension: { '.js': '.cjs' },
+    define: { 'import.meta.url': '"file:///warm-up"' },
+  });
+  writeFileSync(
+    making,
+    `'use strict';
+const { readFileSync, writeFileSync } = require('node:fs');
+const { setFlagsFromString } = require('node:v8');
+const threads = require('node:worker_threads');
+const filename = ${JSON.stringify(bundle)};
+const script = new (require('node:vm').Script)(readFileSync(filename, 'latin1'), { filename });
+function save(cache) {
+  setFlagsFromString('--semi-space-growth-factor=2');
+  writeFileSync(__dirname + '/' + cache, script.createCachedData());
+}
+const receiveMessageOnPort = (port) => {
+  const got = threads.receiveMessageOnPort(port);
+  if (got?.message.type === 'stop') save('${caches.device}');
+  return got;
+};
+const requireHere = (id) => (id === 'node:worker_threads' ? { ...threads, receiveMessageOnPort } : require(id));
+if (threads.isMainThread) process.on('SIGTERM', () => save('${caches.main}'));
+script.runInThisContext()(exports, threads.isMainThread ? require : requireHere, module, __filename, __dirname);
+if (threads.isMainThread && require.main === module) module.exports.main(process.argv.slice(2));
+`,
+  );
+  try {
+    const daemon = [node, ...options(name), making];
+    execFileSync(node, [warmUp, at('bin', 'nydus-image'), ...daemon], {
+      stdio: ['ignore', 'ignore', 'inherit'],
+      timeout: WARM_UP_MS_MAX,
+    });
+    if (existsSync(at('dist', caches.main)) && existsSync(at('dist', caches.device))) return caches;
+    throw new Error('no caches were written');
+  } catch (error) {
+    process.stdout.write(`${name} starts with less compiled code, it could not be run here: ${error.message}\n`);
+    const cache = codeCache(name);
+    return { main: cache, device: cache };
+  } finally {
+    for (const made of [making, warmUp]) rmSync(made, { force: true });
+  }
+}
+
 /** What `require('dist/NAME.cjs')` and workers load: bundle and cache. esbuild writes ASCII, so latin1 is exact and small. */
-function loader(name, cache) {
+function loader(name, { main, device }) {
+  const cache =
+    main === device ? `'/${main}'` : `(require('node:worker_threads').isMainThread ? '/${main}' : '/${device}')`;
   return `'use strict';
 const { readFileSync } = require('node:fs');
 const { Script } = require('node:vm');
 const filename = __dirname + '/${name}.bundle.cjs';
 let cachedData;
-try { cachedData = readFileSync(__dirname + '/${cache}'); } catch {}
+try { cachedData = readFileSync(__dirname + ${cache}); } catch {}
 new Script(readFileSync(filename, 'latin1'), { filename, cachedData }).runInThisContext()(exports, require, module, __filename, __dirname);
 `;
 }
@@ -160,8 +230,13 @@ for (const [name, entry] of Object.entries(LIBRARIES)) {
   if (!existsSync(at(entry))) continue;
   await build({ ...shared, entryPoints: [{ in: entry, out: name }], outdir: 'dist', format: 'esm' });
 }
-for (const name of commands) {
-  writeFileSync(at('dist', `${name}.cjs`), loader(name, codeCache(name)));
+for (const name of [...commands].reverse()) {
+  removeCaches(name);
+  const cache = name === 'nydusd' ? null : codeCache(name);
+  writeFileSync(
+    at('dist', `${name}.cjs`),
+    loader(name, cache === null ? await servedCaches(name) : { main: cache, device: cache }),
+  );
   writeFileSync(at('bin', name), `#!${[node, ...options(name)].join(' ')}\n${LAUNCH(name)}\n`);
   chmodSync(at('bin', name), 0o755);
 }

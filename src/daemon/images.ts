@@ -39,8 +39,8 @@ interface Parts {
   changed: Settings;
 }
 
-/** The first mount has been answered by then. */
-const TRIM_AFTER_MS = 500;
+/** The first mount has been answered by then, and prefetch has hardly begun: its memory shall not come on top. */
+const TRIM_AFTER_MS = 100;
 
 export class LazyImages implements Images {
   private store: BlobStore | null = null;

@@ -36,7 +36,7 @@ export interface FetchRange {
  * Speculative bytes that may be outstanding for the file begun last, that is: fetched beyond the demand and not yet shown
  * useful. Less than the 1 MiB a cold read may fetch beyond its file.
  */
-export const SPECULATION_BYTES_MAX = 896 << 10;
+export const SPECULATION_BYTES_MAX = 768 << 10;
 assert.ok(SPECULATION_BYTES_MAX < 1 << 20);
 /** Speculation this old is forgiven: later reads have nothing to do with it. */
 const FORGIVEN_AFTER_MS = 10_000;
