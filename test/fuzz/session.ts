@@ -30,6 +30,7 @@ const ARENA_BYTES = 4 * 2 ** 20;
 /** A flip of the low half of an address in the arena stays in the arena. */
 const ARENA_ALIGN = 0x1_0000;
 const GUARD_BYTE = 0xa5;
+const INTACT = Buffer.alloc(GUARD_BYTES, GUARD_BYTE);
 const PROBE_BYTES = 4096;
 export const QUEUES = { HIPRIO: 0, CASE: 1, PROBE: 2 } as const;
 /** A request that needs nothing from elsewhere is answered within this. */
@@ -70,9 +71,8 @@ export class Guest {
 
   assertGuard(): void {
     const guard = this.ram.bytes(GUARD_GPA, GUARD_BYTES);
-    const words = new Uint32Array(guard.buffer, guard.byteOffset, GUARD_BYTES / 4);
-    const at = words.findIndex((word) => word !== 0xa5a5_a5a5);
-    expect(at < 0, () => `guard page changed at ${at * 4}: no descriptor ever named it`);
+    const at = (): number => guard.findIndex((byte) => byte !== GUARD_BYTE);
+    expect(INTACT.equals(guard), () => `guard page changed at ${at()}: no descriptor ever named it`);
   }
 }
 
