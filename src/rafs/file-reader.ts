@@ -12,6 +12,7 @@ import { S } from '../fuse/flags.ts';
 import { PARKED, RESUME, type Request } from '../fuse/request.ts';
 import { readInto, zero } from '../fuse/segments.ts';
 import { SpillView } from '../storage/cache/spill-bits.ts';
+import { ChunkPlaces } from '../storage/chunk-places.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import { errno, errnoName } from '../sys/errno.ts';
 import { RWF_NOWAIT } from '../sys/io.ts';
@@ -34,6 +35,7 @@ const SPILL_COPIES_MAX = 4;
 
 export class FileReader {
   private readonly ready: Uint8Array[];
+  private readonly places: readonly ChunkPlaces[];
   private readonly blobs: readonly BlobHandle[];
   private readonly fetch: RafsOptions['fetch'];
   private readonly chunk = new ChunkRecord();
@@ -56,6 +58,7 @@ export class FileReader {
     this.waits = new Uint8Array(options.blobs.length);
     this.attemptsMax = options.blobs.length + SPARE_ATTEMPTS;
     this.ready = options.blobs.map((blob) => new Uint8Array(blob.ready));
+    this.places = options.blobs.map((blob) => new ChunkPlaces(blob.places));
     this.readAheads = new ReadAhead(metadata.chunkSize);
     this.recorder = options.trace === undefined ? null : new AccessRecorder(options.trace, options.blobs);
     this.spills = options.blobs.map(({ spill }) => new SpillView(spill));
@@ -111,7 +114,7 @@ export class FileReader {
       const { chunk } = this;
       if (chunk.offset !== HOLE) this.recorder?.touch(chunk.blob, chunk.index, file.node, k);
       if (this.isCached()) continue;
-      if (!this.spills[chunk.blob].has(chunk.index)) return chunk.blob + 1;
+      if (!this.isReady()) return chunk.blob + 1;
       this.isSpilled = true;
     }
     return 0;
@@ -126,10 +129,24 @@ export class FileReader {
     const blob = this.blobs[chunk.blob];
     if (chunk.index >= blob.chunkCount) return this.nodes.refused(file.node, `chunk ${k}: no such chunk in its blob`);
     const blobEnd = Math.ceil(blob.uncompressedSize / BLOCK_BYTES) * BLOCK_BYTES;
+    const used = this.used(file, k);
     // 0: old images do not know how long their blobs are.
-    if (blobEnd !== 0 && chunk.offset + this.used(file, k) > blobEnd)
+    if (blobEnd !== 0 && chunk.offset + used > blobEnd)
       return this.nodes.refused(file.node, `chunk ${k}: outside its blob`);
-    return 0;
+    const places = this.places[chunk.blob];
+    const bytes = places.bytes(chunk.index);
+    return bytes === 0 || (bytes >= used && places.offset(chunk.index) === chunk.offset) ? 0 : this.misplaced(file, k);
+  }
+
+  private misplaced(file: InodeRecord, k: number): number {
+    const { chunk } = this;
+    const places = this.places[chunk.blob];
+    const has = `${places.bytes(chunk.index)} bytes at byte ${places.offset(chunk.index)}`;
+    const says = `${this.used(file, k)} at ${chunk.offset}`;
+    return this.nodes.refused(
+      file.node,
+      `chunk ${k}: chunk ${chunk.index} of its blob is ${has}, the image says ${says}`,
+    );
   }
 
   /** Bytes of chunk `k` that the file uses. */
@@ -138,12 +155,15 @@ export class FileReader {
   }
 
   private isReady(): boolean {
-    return this.isCached() || this.spills[this.chunk.blob].has(this.chunk.index);
+    const { blob, index } = this.chunk;
+    return this.isCached() || (this.places[blob].bytes(index) !== 0 && this.spills[blob].has(index));
   }
 
+  /** A chunk counts once its place is known, with which `loadChunk` has compared it. */
   private isCached(): boolean {
     const { chunk } = this;
     if (chunk.offset === HOLE) return true;
+    if (this.places[chunk.blob].bytes(chunk.index) === 0) return false;
     const bits = Atomics.load(this.ready[chunk.blob], chunk.index >>> 3);
     return (bits & (0x80 >>> (chunk.index & 7))) !== 0;
   }

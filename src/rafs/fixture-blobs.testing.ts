@@ -3,6 +3,7 @@ import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, wri
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { newSpillHandle } from '../storage/cache/spill-bits.ts';
+import { ChunkPlaces, newPlaces } from '../storage/chunk-places.ts';
 import { CODECS, compressorOf } from '../storage/codecs/codecs.ts';
 import { DIGESTS } from '../storage/codecs/digests.ts';
 import { BLOBS_DIR, FIXTURES } from '../storage/fixtures.testing.ts';
@@ -80,6 +81,7 @@ export class FixtureBlobs {
       dataFd: openSync(this.cachePath(i), 'w+'),
       ready: new SharedArrayBuffer(Math.ceil(blob.chunkCount / 8)),
       spill: newSpillHandle(blob.chunkCount),
+      places: newPlaces(blob.chunkCount),
       chunkCount: blob.chunkCount,
       uncompressedSize: blob.uncompressedSize,
     }));
@@ -98,10 +100,7 @@ export class FixtureBlobs {
       for (const wanted of chunks) this.store(index, wanted, decodeSource(blob, file, wanted));
       return;
     }
-    const codec = CODECS[compressorOf(blob.ciCompressor) ?? 'none'];
-    const stored = file.subarray(blob.ciOffset, blob.ciOffset + blob.ciCompressedSize);
-    const raw = stored.length === blob.ciUncompressedSize;
-    const table = raw ? stored : codec.decompress(stored, blob.ciUncompressedSize);
+    const table = tableOf(blob, file);
     const digestOf = this.digests(index);
     for (const wanted of chunks) {
       const info = decodeChunkInfo(table, wanted.chunkIndex * chunkInfoBytes(blob.features), blob.features);
@@ -121,8 +120,9 @@ export class FixtureBlobs {
   }
 
   private store(index: number, { chunkIndex, uncompressedOffset }: WantedChunk, data: Uint8Array): void {
-    const { dataFd, ready } = this.handles[index];
+    const { dataFd, ready, places } = this.handles[index];
     writeSync(dataFd, data, 0, data.length, uncompressedOffset);
+    new ChunkPlaces(places).set(chunkIndex, uncompressedOffset, data.length);
     Atomics.or(new Uint8Array(ready), chunkIndex >> 3, 0x80 >> (chunkIndex & 7));
     this.fetched.push(`${index}:${chunkIndex}`);
   }
@@ -131,6 +131,23 @@ export class FixtureBlobs {
     for (const { dataFd } of this.handles) closeSync(dataFd);
     rmSync(this.dir, { recursive: true });
   }
+}
+
+function tableOf(blob: BlobInfo, file: Buffer): Buffer {
+  const stored = file.subarray(blob.ciOffset, blob.ciOffset + blob.ciCompressedSize);
+  const isRaw = stored.length === blob.ciUncompressedSize;
+  return isRaw ? stored : CODECS[compressorOf(blob.ciCompressor) ?? 'none'].decompress(stored, blob.ciUncompressedSize);
+}
+
+/** Where the chunks of a blob with a plain table lie. */
+export function placesOf(blob: BlobInfo): SharedArrayBuffer {
+  const table = tableOf(blob, readFileSync(blobPath(blob.id)));
+  const places = new ChunkPlaces(newPlaces(blob.chunkCount));
+  for (let i = 0; i < blob.chunkCount; i++) {
+    const info = decodeChunkInfo(table, i * chunkInfoBytes(blob.features), blob.features);
+    places.set(i, info.uncompressedOffset, info.uncompressedSize);
+  }
+  return places.shared;
 }
 
 /** A chunk that the bootstrap describes. */

@@ -5,6 +5,7 @@
  */
 import { SILENT } from '../common/log.ts';
 import { newSpillHandle } from '../storage/cache/spill-bits.ts';
+import { newPlaces } from '../storage/chunk-places.ts';
 import { Rafs } from './file-system.ts';
 import { Guest } from './guest.testing.ts';
 import { ROOT_LOCAL } from './nodes.ts';
@@ -44,6 +45,7 @@ function mount(path: string): Cost {
     dataFd: -1,
     ready: new SharedArrayBuffer(Math.ceil(blob.chunkCount / 8)),
     spill: newSpillHandle(blob.chunkCount),
+    places: newPlaces(blob.chunkCount),
     chunkCount: blob.chunkCount,
     uncompressedSize: blob.uncompressedSize,
   }));

@@ -13,6 +13,7 @@ import { AppError } from '../common/app-error.ts';
 import { SILENT } from '../common/log.ts';
 import { S } from '../fuse/flags.ts';
 import { newSpillHandle } from '../storage/cache/spill-bits.ts';
+import { newPlaces } from '../storage/chunk-places.ts';
 import type { BlobHandle } from '../storage/types.ts';
 import { Rafs } from './file-system.ts';
 import { Guest } from './guest.testing.ts';
@@ -102,6 +103,7 @@ function serve(path: string, cache: PageCache, validate: boolean): 'refused' | '
       dataFd: image.fd,
       ready: new SharedArrayBuffer(Math.ceil(blob.chunkCount / 8)),
       spill: newSpillHandle(blob.chunkCount),
+      places: newPlaces(blob.chunkCount),
       chunkCount: blob.chunkCount,
       uncompressedSize: blob.uncompressedSize,
     }),

@@ -18,6 +18,7 @@ import { ChunkLocks } from './cache/chunk-locks.ts';
 import type { BlobSpill } from './cache/spill.ts';
 import { UnprovenChunks } from './cache/unproven-chunks.ts';
 import { ChunkInstaller } from './chunk-installer.ts';
+import { ChunkExtents, ChunkPlaces, newPlaces } from './chunk-places.ts';
 import { cipherOf } from './codecs/cipher.ts';
 import { CODECS } from './codecs/codecs.ts';
 import type { Decoding } from './codecs/decode-chunk.ts';
@@ -30,7 +31,7 @@ import type { RangeArrivals, UnitChunks } from './prefetch/range-arrivals.ts';
 import { fetchRange } from './range-fetch.ts';
 import type { StoreStats } from './stats.ts';
 import { hasBlobDigests } from './tables/blob-digests.ts';
-import { hasChunkTable } from './tables/blob-layout.ts';
+import { FEATURE, hasChunkTable } from './tables/blob-layout.ts';
 import type { BlobMeta } from './tables/blob-meta.ts';
 import { isStreamed } from './tables/blob-meta-stream.ts';
 import { BlobTables, LOCK_WAIT_MS, type ReadRange } from './tables/blob-tables.ts';
@@ -78,6 +79,9 @@ export class Blob {
   readonly tables: BlobTables;
   readonly installer: ChunkInstaller;
   readonly cache: ChunkCache;
+  readonly places: ChunkPlaces;
+  /** Null where the blob's own table says where chunks lie, and where they lie in the cache as in the blob. */
+  private readonly extents: ChunkExtents | null;
   private readonly unproven: UnprovenChunks;
   private readonly equal: EqualChunks | null;
   /** The image's numbers of chunks are not those of the blob's table. */
@@ -98,6 +102,9 @@ export class Blob {
     this.cache = new ChunkCache(info.id, files, spill, options.keeper, stats, log);
     this.cache.attach();
     this.locks = new ChunkLocks(() => files.lockFd);
+    this.places = new ChunkPlaces(newPlaces(info.chunkCount));
+    const isInPlace = (info.features & (FEATURE.TARFS | FEATURE.EXTERNAL)) !== 0;
+    this.extents = info.described === true && !isInPlace ? new ChunkExtents(info.chunkSize) : null;
     this.equal = isUnnumbered(info) ? new EqualChunks() : null;
     this.isRenumbered = info.described !== true && isUnnumbered(info);
     this.tables = new BlobTables(
@@ -136,6 +143,7 @@ export class Blob {
     }
     const wanted = asked.filter(({ isAhead }) => isAhead !== true);
     let ahead = asked.filter(({ isAhead }) => isAhead === true);
+    await this.tracked(() => this.place(wanted));
     for (let tries = 1; tries <= BRING_TRIES; tries++) {
       const absent = wanted.filter(({ chunkIndex }) => !this.cache.look(chunkIndex));
       // What was to come behind them is wanted all the same when they have come meanwhile.
@@ -172,6 +180,17 @@ export class Blob {
     });
   }
 
+  /** Makes known where chunks lie, also those that are in the cache already. @throws CHUNK when the image says otherwise */
+  private async place(wanted: readonly WantedChunk[]): Promise<void> {
+    if (this.info.described === true) {
+      for (const chunk of wanted) this.described(chunk);
+      return;
+    }
+    if (wanted.every(({ chunkIndex }) => this.places.bytes(chunkIndex) !== 0)) return;
+    const meta = await this.tables.open();
+    for (const chunk of wanted) this.check(meta, chunk);
+  }
+
   private async bring(
     absent: readonly WantedChunk[],
     ahead: readonly WantedChunk[],
@@ -192,10 +211,10 @@ export class Blob {
 
   /** Goes into the plan of those that are wanted, which has this file's next chunks in it. */
   private readAhead(meta: BlobMeta | null, wanted: WantedChunk, digests: ChunkDigests): void {
-    const index = meta === null ? this.firstOf(wanted) : wanted.chunkIndex;
+    const chunk = meta === null ? this.described(wanted) : this.check(meta, wanted);
+    const { index } = chunk;
     if (this.pending.has(index) || this.promised.has(index)) return;
     if (this.cache.isReady(index) || this.cache.isUnproven(index)) return;
-    const chunk = meta === null ? { ...describedChunk(this.info, wanted), index } : this.check(meta, wanted);
     this.enqueue(chunk);
     this.pending.addAhead(index, meta === null ? describedDigest(wanted, digests) : digests);
   }
@@ -214,7 +233,9 @@ export class Blob {
 
   /** The chunk as the blob stores it. @throws CHUNK when the image says otherwise */
   check(meta: BlobMeta, wanted: WantedChunk): PlannedChunk {
-    const info = meta.chunk(this.isRenumbered ? this.place(meta, wanted) : wanted.chunkIndex);
+    const info = meta.chunk(this.isRenumbered ? this.numberAt(meta, wanted) : wanted.chunkIndex);
+    if (this.isRenumbered) this.places.set(wanted.chunkIndex, info.uncompressedOffset, info.uncompressedSize);
+    else if (this.places.bytes(wanted.chunkIndex) === 0) this.places.learn(meta, wanted.chunkIndex);
     if (info.uncompressedOffset !== wanted.uncompressedOffset) {
       throw this.wrong(
         wanted.chunkIndex,
@@ -237,23 +258,36 @@ export class Blob {
     return this.options.validate && !hasBlobDigests(this.info) && digests(index) === null;
   }
 
-  /** The number under which storage knows a described chunk. */
-  firstOf(wanted: WantedChunk): number {
-    return this.equal?.first(wanted) ?? wanted.chunkIndex;
+  /**
+   * A described chunk under the number that storage knows it by. What an image said first of a number binds it: nothing
+   * else could tell which of two descriptions is the right one.
+   * @throws CHUNK when it is senseless, or contradicts an earlier one
+   */
+  described(wanted: WantedChunk): PlannedChunk {
+    const { chunkIndex } = wanted;
+    const { info } = describedChunk(this.info, wanted);
+    const { uncompressedOffset: offset, uncompressedSize: bytes } = info;
+    const index = this.equal?.first(wanted) ?? chunkIndex;
+    if (this.places.bytes(chunkIndex) !== 0 && this.places.offset(chunkIndex) !== offset) {
+      throw this.wrong(chunkIndex, `lies at byte ${this.places.offset(chunkIndex)}, the image says ${offset}`);
+    }
+    const other = this.extents?.claim(index, offset, bytes) ?? -1;
+    if (other >= 0) throw this.wrong(chunkIndex, `byte ${offset}: lies over chunk ${other}`);
+    this.places.set(chunkIndex, offset, bytes);
+    return { index, info };
   }
 
   /** Number of the chunk in the blob's own table, of one that the image counts otherwise: places it does not change. */
-  private place(meta: BlobMeta, wanted: WantedChunk): number {
+  private numberAt(meta: BlobMeta, wanted: WantedChunk): number {
     const found = meta.chunkAt(wanted.uncompressedOffset);
     if (found < 0) throw this.wrong(wanted.chunkIndex, `lies at ${wanted.uncompressedOffset}, where the blob has none`);
     return found;
   }
 
   private async demandDescribed(wanted: WantedChunk, digests: ChunkDigests): Promise<void> {
-    const chunk = describedChunk(this.info, wanted);
-    const index = this.firstOf(wanted);
-    await this.demand({ ...chunk, index }, describedDigest(wanted, digests));
-    if (index !== chunk.index) await this.cache.alias(index, chunk.index);
+    const chunk = this.described(wanted);
+    await this.demand(chunk, describedDigest(wanted, digests));
+    if (chunk.index !== wanted.chunkIndex) await this.cache.alias(chunk.index, wanted.chunkIndex);
   }
 
   private demand(chunk: PlannedChunk, digests: ChunkDigests): Promise<void> {

@@ -109,9 +109,17 @@ export class BlobStore {
     shared.users++;
     const handle = this.nextHandle++;
     this.opened.set(handle, { shared, digests });
-    const { files, spill } = shared.blob;
+    const { files, spill, places } = shared.blob;
     const { chunkCount, uncompressedSize } = info;
-    return { handle, dataFd: files.dataFd, ready: files.ready, spill: spill.handle, chunkCount, uncompressedSize };
+    return {
+      handle,
+      dataFd: files.dataFd,
+      ready: files.ready,
+      spill: spill.handle,
+      places: places.shared,
+      chunkCount,
+      uncompressedSize,
+    };
   }
 
   /** Begins to bring what the first fetch from an open blob would wait for. No promise, no error. */

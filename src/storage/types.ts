@@ -87,6 +87,8 @@ export interface BlobHandle {
   ready: SharedArrayBuffer;
   /** Where a chunk may be that no cache file takes. */
   spill: SpillHandle;
+  /** Where chunks lie, `newPlaces(chunkCount)` filled by main (`chunk-places.ts`): what a bootstrap says must agree. */
+  places: SharedArrayBuffer;
   chunkCount: number;
   uncompressedSize: number;
 }

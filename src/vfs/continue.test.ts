@@ -15,6 +15,7 @@ import { type Port, REACH, Session } from '../fuse/session.ts';
 import { dumpSession, restoreSession } from '../fuse/session-state.ts';
 import { Stats } from '../fuse/stats.ts';
 import { DescriptorBudget, Passthrough } from '../passthrough/index.ts';
+import { placesOf } from '../rafs/fixture-blobs.testing.ts';
 import { openImage } from '../rafs/open-image.ts';
 import { newSpillHandle } from '../storage/cache/spill-bits.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
@@ -134,6 +135,7 @@ test('image, share, open files, a parked read and a parked sync go on after ever
     dataFd: fs.openSync(dataPath, 'r'),
     ready,
     spill: newSpillHandle(info.chunkCount),
+    places: placesOf(info),
     chunkCount: info.chunkCount,
     uncompressedSize: info.uncompressedSize,
   };

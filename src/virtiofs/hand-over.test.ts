@@ -14,6 +14,7 @@ import { OPS, type OpName } from '../fuse/opcodes.ts';
 import type { AsyncIo } from '../fuse/request.ts';
 import type { FailoverPolicy } from '../fuse/resend.ts';
 import { Stats } from '../fuse/stats.ts';
+import { placesOf } from '../rafs/fixture-blobs.testing.ts';
 import { openImage } from '../rafs/open-image.ts';
 import { newSpillHandle } from '../storage/cache/spill-bits.ts';
 import { Arena } from '../sys/arena.ts';
@@ -52,7 +53,17 @@ function spec(): RafsSpec {
     kind: 'rafs',
     bootstrapFd,
     bootstrapPath: BOOTSTRAP,
-    blobs: [{ handle: 1, dataFd, ready, chunkCount, uncompressedSize, spill: newSpillHandle(chunkCount) }],
+    blobs: [
+      {
+        handle: 1,
+        dataFd,
+        ready,
+        chunkCount,
+        uncompressedSize,
+        spill: newSpillHandle(chunkCount),
+        places: placesOf(blob),
+      },
+    ],
     validate: false,
   };
 }

@@ -17,7 +17,7 @@ import type { V5Image } from './image.ts';
 import { chunksAt } from './inode.ts';
 import { EXTENDED, EXTENDED_ENTRY_BYTES, INODE_FLAG } from './layout.ts';
 
-const FLAGS_KNOWN = CHUNK_FLAG.COMPRESSED | CHUNK_FLAG.HOLE | CHUNK_FLAG.HAS_CRC32;
+const FLAGS_KNOWN = CHUNK_FLAG.COMPRESSED | CHUNK_FLAG.HAS_CRC32;
 /** What codecs may add to bytes that do not compress: LZ4 a 255th and 16 bytes, estimates of gzip some 150 bytes. */
 const GROWTH_SHIFT = 7;
 const GROWTH_BYTES = 256;
@@ -40,7 +40,7 @@ export class Chunks {
     const found = (file.flags & INODE_FLAG.HAS_HOLE) === 0 ? this.open(file, k) : this.search(file, k);
     if (found < 0) return found;
     const { entry, image } = this;
-    if (found === 0 || (entry.flags & CHUNK_FLAG.HOLE) !== 0) {
+    if (found === 0 || this.isHole()) {
       out.blob = out.index = 0;
       out.offset = HOLE;
       return 0;
@@ -53,6 +53,12 @@ export class Chunks {
     out.index = this.number();
     out.offset = entry.uncompressedOffset;
     return 0;
+  }
+
+  /** Nothing writes such entries any more; one that has stored bytes is a chunk with a wrong flag. */
+  private isHole(): boolean {
+    const { flags, compressedSize } = this.entry;
+    return (flags & CHUNK_FLAG.HOLE) !== 0 && compressedSize === 0;
   }
 
   /** What storage has to know to fetch chunk `k`, which `chunkAt` has just filled `record` with; null on -EIO. */

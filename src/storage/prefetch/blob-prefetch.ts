@@ -8,7 +8,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Blob } from '../blob.ts';
 import { ChunkBatch } from '../chunk-batch.ts';
-import { describedChunk, describedDigest } from '../described-chunks.ts';
+import { describedDigest } from '../described-chunks.ts';
 import { storageError } from '../errors.ts';
 import { type FetchRange, mergeChunks, type PlannedChunk, RANGE_CHUNKS_MAX, unitKey } from '../fetch-plan.ts';
 import type { ChunkDigests, WantedChunk } from '../types.ts';
@@ -220,10 +220,11 @@ export class BlobPrefetch {
     if (blob.info.described === true) {
       if (wanted === 'all') return;
       for (const chunk of wanted) {
-        const own = describedChunk(blob.info, chunk);
-        const index = blob.firstOf(chunk);
-        if (index !== own.index && blob.files.map.isReady(index)) await blob.cache.alias(index, own.index);
-        yield [{ ...own, index }, describedDigest(chunk, digests)];
+        const own = blob.described(chunk);
+        const { chunkIndex } = chunk;
+        if (own.index !== chunkIndex && blob.files.map.isReady(own.index))
+          await blob.cache.alias(own.index, chunkIndex);
+        yield [own, describedDigest(chunk, digests)];
       }
       return;
     }

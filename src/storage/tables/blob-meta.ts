@@ -122,9 +122,13 @@ export class BlobMeta {
    * has to be fetched for it.
    */
   chunk(index: number): ChunkInfo {
+    return this.located(this.entry(index));
+  }
+
+  /** As `chunk`, for its uncompressed side: what is stored may be the unit's. */
+  entry(index: number): ChunkInfo {
     const page = Math.floor(index / PAGE_ENTRIES);
-    const info = decodeChunkInfo(this.page(page), (index % PAGE_ENTRIES) * this.entryBytes, this.info.features);
-    return this.located(info);
+    return decodeChunkInfo(this.page(page), (index % PAGE_ENTRIES) * this.entryBytes, this.info.features);
   }
 
   /** Number of the chunk that starts at this place of the uncompressed blob, or -1: entries are in that order. */
@@ -133,7 +137,7 @@ export class BlobMeta {
     let high = this.info.chunkCount - 1;
     while (low <= high) {
       const middle = (low + high) >>> 1;
-      const at = this.chunk(middle).uncompressedOffset;
+      const at = this.entry(middle).uncompressedOffset;
       if (at === uncompressedOffset) return middle;
       if (at < uncompressedOffset) low = middle + 1;
       else high = middle - 1;
