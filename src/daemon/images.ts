@@ -6,7 +6,7 @@
 import { closeSync, fstatSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { explain } from '../common/app-error.ts';
+import { codeOf, explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import type { OpenedImage as Bootstrap } from '../rafs/open-image.ts';
 import type { BackendConfig, StorageConfig } from '../storage/config/config.ts';
@@ -42,6 +42,9 @@ interface Parts {
 /** The first mount has been answered by then, and prefetch has hardly begun: its memory shall not come on top. */
 const TRIM_AFTER_MS = 100;
 
+/** Of a path in an error. */
+const SHOWN_CHARS_MAX = 200;
+
 export class LazyImages implements Images {
   private store: BlobStore | null = null;
   private readonly parts = new Map<OpenedImage, Parts>();
@@ -73,6 +76,7 @@ export class LazyImages implements Images {
     const isCovered = this.servesOverlay && path === '/';
     if (config.overlay !== null && !isCovered) throw daemonError('OVERLAY_HERE', { path });
     if (config.cache !== null) await demandDirectory(config.cache.workDir);
+    else if (config.lacksWorkDir) this.log.warn(`${path}: its cache has no work_dir; what is read is not kept`);
     const bootstrap = openImage(bootstrapPath);
     const blobs: ReturnType<BlobStore['openBlob']>[] = [];
     try {
@@ -181,13 +185,22 @@ export class LazyImages implements Images {
     await this.store.fetch(blob, chunks);
   }
 
-  /** `GET /api/v1/config`: with an id its own keys, without one all, prefixed. Credentials show as `***`. */
+  /**
+   * `GET /api/v1/config`: with an id its own keys, without one all, prefixed; what `PUT` changes, and the limits of the
+   * cache. Credentials show as `***`.
+   */
   async settings(id: string | null): Promise<Record<string, string>> {
-    const { shownSettings } = await import('../storage/config/config-change.ts');
+    const [{ shownSettings }, { limitKeys }] = await Promise.all([
+      import('../storage/config/config-change.ts'),
+      import('../storage/config/config-limits.ts'),
+    ]);
     const settings: Record<string, string> = {};
-    for (const { path, backend } of this.backendsOf(id)) {
+    for (const { path, config, backend } of this.backendsOf(id)) {
       const prefix = id === null ? `${path}:` : '';
       for (const [key, value] of Object.entries(shownSettings(backend))) settings[`${prefix}${key}`] = value;
+      const limits = config.cache?.limits ?? null;
+      if (limits === null) continue;
+      for (const [key, value] of Object.entries(limitKeys(limits))) settings[`${prefix}${key}`] = String(value);
     }
     return settings;
   }
@@ -205,13 +218,13 @@ export class LazyImages implements Images {
   }
 
   /** Backend configurations in use by the images that `id` names (all without one). */
-  private backendsOf(id: string | null): { path: string; backend: BackendConfig }[] {
+  private backendsOf(id: string | null): { path: string; config: StorageConfig; backend: BackendConfig }[] {
     return [...this.parts.values()]
       .filter(({ path, config }) => id === null || names(id, path, config))
-      .flatMap(({ path, handles }) => {
+      .flatMap(({ path, config, handles }) => {
         const [handle] = handles;
         const backend = handle === undefined ? undefined : this.store?.backendConfig(handle);
-        return backend === undefined ? [] : [{ path, backend }];
+        return backend === undefined ? [] : [{ path, config, backend }];
       });
   }
 
@@ -288,10 +301,13 @@ export class LazyImages implements Images {
 const wantsFiles = (config: StorageConfig): boolean =>
   config.iostatsFiles || config.accessPattern || config.latestReadFiles;
 
+/** What no later change of a disk or of rights makes a directory of. */
+const NEVER_A_DIRECTORY = ['ENOTDIR', 'ENAMETOOLONG', 'ELOOP'];
+
 /** One that is missing is made with the first blob; below a file no cache can be, which every read would meet. @throws WORK_DIR, SOURCE_HANGS */
 async function demandDirectory(path: string): Promise<void> {
-  const found = await inTime(path, () => stat(path).catch(() => null));
-  if (found !== null && !found.isDirectory()) throw daemonError('WORK_DIR', { path });
+  const fault = await inTime(path, () => stat(path).then((found) => (found.isDirectory() ? '' : 'ENOTDIR'), codeOf));
+  if (NEVER_A_DIRECTORY.includes(fault)) throw daemonError('WORK_DIR', { path: path.slice(0, SHOWN_CHARS_MAX) });
 }
 
 function identityOf(fd: number): string {

@@ -1,5 +1,6 @@
 /** A storage configuration as the API shows it: v2 shape, every member present, nothing secret (kata-contract 4.4). */
 import type { BackendConfig, HttpConfig, StorageConfig } from '../storage/config/config.ts';
+import { limitKeys } from '../storage/config/config-limits.ts';
 
 /** `config` member of a RAFS mount in DaemonInfo. */
 export function shownConfig(config: StorageConfig): object {
@@ -26,10 +27,12 @@ export function shownConfig(config: StorageConfig): object {
           ? null
           : {
               work_dir: config.cache.workDir,
-              disable_indexed_map: false,
+              disable_indexed_map: config.cache.isUnindexed,
               enable_encryption: false,
               enable_convergent_encryption: false,
               encryption_key: '',
+              // Ours.
+              ...(config.cache.limits === null ? {} : limitKeys(config.cache.limits)),
             },
       fscache: null,
     },

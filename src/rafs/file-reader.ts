@@ -45,6 +45,8 @@ export class FileReader {
   private readonly spills: readonly SpillView[];
   private readonly recorder: AccessRecorder | null;
   private readonly readAheads: ReadAhead;
+  /** It is known where the loaded chunk lies. */
+  private isPlaced = false;
   /** The read needs a chunk that only its spill has. */
   private isSpilled = false;
 
@@ -135,6 +137,7 @@ export class FileReader {
       return this.nodes.refused(file.node, `chunk ${k}: outside its blob`);
     const places = this.places[chunk.blob];
     const bytes = places.bytes(chunk.index);
+    this.isPlaced = bytes !== 0;
     return bytes === 0 || (bytes >= used && places.offset(chunk.index) === chunk.offset) ? 0 : this.misplaced(file, k);
   }
 
@@ -156,14 +159,14 @@ export class FileReader {
 
   private isReady(): boolean {
     const { blob, index } = this.chunk;
-    return this.isCached() || (this.places[blob].bytes(index) !== 0 && this.spills[blob].has(index));
+    return this.isCached() || (this.isPlaced && this.spills[blob].has(index));
   }
 
   /** A chunk counts once its place is known, with which `loadChunk` has compared it. */
   private isCached(): boolean {
     const { chunk } = this;
     if (chunk.offset === HOLE) return true;
-    if (this.places[chunk.blob].bytes(chunk.index) === 0) return false;
+    if (!this.isPlaced) return false;
     const bits = Atomics.load(this.ready[chunk.blob], chunk.index >>> 3);
     return (bits & (0x80 >>> (chunk.index & 7))) !== 0;
   }

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { SILENT } from '../common/log.ts';
 import { assertCached, freshDir, localConfig } from './cache/cache.testing.ts';
@@ -54,3 +55,24 @@ for (const name of IMAGES) {
     });
   });
 }
+
+test('a cache without indexed map keeps chunks for its own process, and leaves nothing but the chunk table', async () => {
+  const workDir = freshDir();
+  const [info] = blobTable(IMAGES[0]);
+  const chunks = expectedChunks(info).slice(0, 20);
+  for (let run = 0; run < 2; run++) {
+    const store = new BlobStore(SILENT);
+    const config = localConfig(workDir, BLOBS_DIR, { amplify_io: 0 });
+    assert.ok(config.cache !== null);
+    config.cache.isUnindexed = true;
+    const handle = store.openBlob(info, chunkDigests(IMAGES[0], 0), config);
+    await store.fetch(handle.handle, wantAll(chunks));
+    for (const chunk of chunks) assertCached(handle, chunk);
+    const { chunksFetched } = store.stats;
+    await store.fetch(handle.handle, wantAll(chunks));
+    assert.equal(store.stats.chunksFetched, chunksFetched);
+    assert.ok(chunksFetched >= chunks.length);
+    await store.close();
+    assert.deepEqual(readdirSync(workDir), [`${info.id}.blob.meta`]);
+  }
+});

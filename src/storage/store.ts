@@ -337,7 +337,7 @@ function policyOf(policy: RetryPolicy, config: BackendConfig): RetryPolicy {
 function filesOf(info: BlobInfo, cache: CacheConfig | null, validate: boolean): BlobFiles {
   if (cache === null) return new NoFiles(info.chunkCount);
   const { workDir } = cache;
-  if (isUnnumbered(info)) return new PrivateFiles(workDir, info.id, info.chunkCount);
+  if (isUnnumbered(info) || cache.isUnindexed) return new PrivateFiles(workDir, info.id, info.chunkCount);
   // Old images do not know how long their blobs are.
   const isRaw = cache.isCompressed && info.compressedSize !== 0;
   const fileBytes = isRaw ? chunkDataBytes(info) : info.uncompressedSize;

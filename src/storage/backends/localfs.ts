@@ -25,11 +25,21 @@ export function openLocalfs(config: LocalfsConfig): Backend {
   }
 
   function closeOldest(): void {
-    for (const [id, file] of files) {
-      files.delete(id);
-      closeQuietly(file);
+    for (const id of files.keys()) {
+      forget(id);
       return;
     }
+  }
+
+  /** The next read opens what is there by then: a file that was mended may be another one of the same name. */
+  function forget(blobId: string): void {
+    const file = files.get(blobId);
+    files.delete(blobId);
+    if (file !== undefined) closeQuietly(file);
+  }
+
+  function forgetAll(): void {
+    for (const id of files.keys()) forget(id);
   }
 
   return {
@@ -41,11 +51,13 @@ export function openLocalfs(config: LocalfsConfig): Backend {
         .then((file) => readFileRange(file, offset, bytes, sink, signal))
         .catch((error: unknown) => {
           signal.throwIfAborted();
+          forget(blobId);
           throw readError(blobId, where, error);
         });
       signal.throwIfAborted();
-      if (gotBytes < bytes) throw storageError('BLOB_SHORT', { blobId, where, offset, wantedBytes: bytes, gotBytes });
-      return buffer;
+      if (gotBytes === bytes) return buffer;
+      forget(blobId);
+      throw storageError('BLOB_SHORT', { blobId, where, offset, wantedBytes: bytes, gotBytes });
     },
     async size(blobId) {
       try {
@@ -54,10 +66,8 @@ export function openLocalfs(config: LocalfsConfig): Backend {
         throw readError(blobId, where, error);
       }
     },
-    close() {
-      for (const file of files.values()) closeQuietly(file);
-      files.clear();
-    },
+    doubt: forgetAll,
+    close: forgetAll,
   };
 }
 

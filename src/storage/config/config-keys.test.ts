@@ -1,5 +1,6 @@
 /** Every key of kata-contract 3.3 to 3.8, one row each: read from v1 JSON, v2 JSON and TOML, or refused by name. */
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import toml from 'smol-toml';
 import { parseConfig, type StorageConfig } from './config.ts';
@@ -96,10 +97,27 @@ const ROWS: Row[] = [
     flag((config) => config.validate),
   ),
   both('device.cache.config', 'cache.filecache', { bad: [3, 'x', []], isRequired: true }),
-  ...(['work_dir', 'disable_indexed_map', 'enable_encryption', 'enable_convergent_encryption'] as const).map((key) =>
+  both(
+    'device.cache.config.disable_indexed_map',
+    'cache.filecache.disable_indexed_map',
+    flag((config) => config.cache?.isUnindexed),
+  ),
+  both(
+    'device.cache.compressed',
+    'cache.compressed',
+    flag((config) => config.cache?.isCompressed),
+  ),
+  both('device.cache.config.quota_bytes', 'cache.filecache.quota_bytes', {
+    good: { value: 1 << 30, seen: (config) => config.cache?.limits?.quotaBytes },
+    bad: ['1', -1, 1.5],
+  }),
+  ...(['brun', 'bcull', 'bstop', 'frun', 'fcull', 'fstop'] as const).map((key) =>
+    both(`device.cache.config.${key}`, `cache.filecache.${key}`, { bad: ['7', 101, -1] }),
+  ),
+  ...(['work_dir', 'enable_encryption', 'enable_convergent_encryption'] as const).map((key) =>
     both(`device.cache.config.${key}`, `cache.filecache.${key}`, {
       ...(key === 'work_dir' ? { good: { value: '/w', seen: cached('workDir') } } : {}),
-      bad: key === 'work_dir' ? ['', 'a\0b', 3] : [true, 'false', 1],
+      bad: key === 'work_dir' ? ['', '.', 'cache', '/a\0b', `/${'a'.repeat(4095)}`, 3] : [true, 'false', 1],
     }),
   ),
   both('device.cache.config.encryption_key', 'cache.filecache.encryption_key', {
@@ -237,13 +255,13 @@ type Tree = Record<string, unknown>;
 
 const base: Record<'v1' | 'v2', (kind: Kind) => Tree> = {
   v1: (kind) => ({
-    device: { backend: { type: kind, config: LEAST[kind] }, cache: { type: 'blobcache', config: {} } },
+    device: { backend: { type: kind, config: LEAST[kind] }, cache: { type: 'blobcache', config: { work_dir: '/w' } } },
     mode: 'direct',
   }),
   v2: (kind) => ({
     version: 2,
     backend: { type: kind, [kind]: LEAST[kind] },
-    cache: { type: 'filecache', filecache: {} },
+    cache: { type: 'filecache', filecache: { work_dir: '/w' } },
   }),
 };
 
@@ -305,6 +323,47 @@ describe('every key of the contract', () => {
       }
     });
   }
+});
+
+/** What the tables of the reference name: in their first column, and in the second where that is version 2. */
+function documentedKeys(): string[] {
+  const keys = new Set<string>();
+  let columns = 1;
+  for (const line of readFileSync(new URL('README.md', import.meta.url), 'utf8').split('\n')) {
+    const [, ...cells] = line.split('|').map((cell) => cell.trim());
+    if (cells[0] === 'v1') columns = 2;
+    else if (cells[0]?.startsWith('key') === true) columns = 1;
+    for (const cell of cells.slice(0, columns)) {
+      for (const [, key] of cell.matchAll(/`(.+?)`/g)) keys.add(key as string);
+    }
+  }
+  return [...keys].sort();
+}
+
+const TABLES = [
+  'device',
+  'device.backend',
+  'backend',
+  'device.backend.config',
+  'backend.TYPE',
+  'device.cache',
+  'cache',
+];
+/** Of a type that is refused. */
+const FSCACHE = 'cache.fscache';
+
+test('the reference names every key, and no other', () => {
+  const keys = new Set([...TABLES, FSCACHE]);
+  for (const { v1, v2, good } of ROWS) {
+    if (v1?.startsWith('device.backend.config.') !== true) {
+      for (const path of [v1, v2]) if (path !== null) keys.add(path);
+      continue;
+    }
+    keys.add(v1.slice('device.backend.config.'.length));
+    const items = v1.endsWith('.mirrors') && good !== undefined ? (good.value as object[]) : [];
+    for (const item of items) for (const key of Object.keys(item)) keys.add(key);
+  }
+  assert.deepEqual(documentedKeys(), [...keys].sort());
 });
 
 test('unknown keys are nobody’s business, wherever they stand', () => {

@@ -13,6 +13,18 @@ export function parseLimits(table: Members): CacheLimits | null {
   return { quotaBytes, quota: blocks ?? MARKS_DEFAULT, blocks, inodes };
 }
 
+/** The keys that `parseLimits` reads, as far as they act. */
+export function limitKeys({ quotaBytes, blocks, inodes }: CacheLimits): Record<string, number> {
+  const keys: Record<string, number> = quotaBytes === 0 ? {} : { quota_bytes: quotaBytes };
+  for (const [prefix, marks] of [
+    ['b', blocks],
+    ['f', inodes],
+  ] as const) {
+    if (marks !== null) for (const name of NAMES) keys[prefix + name] = marks[name];
+  }
+  return keys;
+}
+
 /** null when none of the three is there; those that are missing have their defaults then. */
 function parseMarks(table: Members, prefix: 'b' | 'f'): Marks | null {
   if (!NAMES.some((name) => table.has(prefix + name))) return null;

@@ -60,7 +60,7 @@ function altered(path: string, value: unknown): string {
 test('what Kata hands over', () => {
   const config = parseConfig(JSON.stringify(KATA));
   assert.equal(config.id, '/17');
-  assert.deepEqual(config.cache, { workDir: '/var/cache', isCompressed: false, limits: null });
+  assert.deepEqual(config.cache, { workDir: '/var/cache', isCompressed: false, isUnindexed: false, limits: null });
   assert.equal(config.validate, true);
   assert.equal(config.amplifyIoBytes, 65536);
   assert.deepEqual(config.prefetch, {
@@ -183,8 +183,11 @@ test('cache types', () => {
   assert.deepEqual(parseConfig(altered('device.cache.type', 'filecache')).cache, {
     workDir: '/var/cache',
     isCompressed: false,
+    isUnindexed: false,
     limits: null,
   });
+  const homeless = parseConfig(altered('device.cache.config', {}));
+  assert.deepEqual([homeless.cache, homeless.lacksWorkDir], [null, true]);
   assert.equal(parseConfig(altered('device.cache', null)).cache, null);
   assert.equal(parseConfig(altered('device.cache.validate', true)).validate, true);
 });
@@ -252,7 +255,12 @@ prefetch_all = true
       proxy: NO_PROXY,
       mirrors: [],
     });
-    assert.deepEqual(config.cache, { workDir: '/var/cache/nydus', isCompressed: false, limits: null });
+    assert.deepEqual(config.cache, {
+      workDir: '/var/cache/nydus',
+      isCompressed: false,
+      isUnindexed: false,
+      limits: null,
+    });
     assert.deepEqual([config.id, config.validate, config.enableXattr, config.mode], ['app', true, true, 'direct']);
     const { enable, threads, prefetchAll, mergingBytes } = config.prefetch;
     assert.deepEqual([enable, threads, prefetchAll, mergingBytes], [true, 4, true, 1 << 20]);

@@ -26,6 +26,8 @@ export interface CacheConfig {
   workDir: string;
   /** Keep what the backend sends and decode it with every use: less disk, more work. */
   isCompressed: boolean;
+  /** Its chunk map is in memory, so that it serves one daemon and goes with its mount (`disable_indexed_map`). */
+  isUnindexed: boolean;
   /** null = it may take what there is. */
   limits: CacheLimits | null;
 }
@@ -34,8 +36,10 @@ export interface StorageConfig {
   /** `device.id`, the name of the cache metrics. */
   id: string;
   backend: BackendConfig;
-  /** null = no cache: what is read is fetched and not kept. */
+  /** null = no cache, or none that has a directory: what is read is fetched and not kept. */
   cache: CacheConfig | null;
+  /** A cache is asked for, but no directory for it. */
+  lacksWorkDir: boolean;
   /** Verify digests of chunks: `digest_validate` or `device.cache.validate`. */
   validate: boolean;
   /** Window of neighbouring missing chunks fetched with a wanted one, in bytes; 0 = only what is wanted. */
@@ -71,6 +75,8 @@ const AMPLIFY_BYTES_DEFAULT = 1 << 20;
 const AMPLIFY_BYTES_MAX = 0x1000_0000;
 const PREFETCH_THREADS_DEFAULT = 8;
 const PREFETCH_THREADS_MAX = 1024;
+/** PATH_MAX without its NUL. */
+const PATH_BYTES_MAX = 4095;
 /** Any number is refused; a list beyond this is not looked at. */
 const EXTERNAL_BACKENDS_MAX = 1024;
 
@@ -82,6 +88,8 @@ export function parseConfig(text: string): StorageConfig {
   if (text.length > CONFIG_CHARS_MAX) {
     throw storageError('CONFIG', { path: '(whole text)', value: text.length, reason: 'longer than 1 MiB' });
   }
+  // Nothing at all would be TOML without a version.
+  if (text.trim() === '') throw storageError('CONFIG', { path: '(whole text)', value: text.length, reason: 'empty' });
   let parsed: unknown;
   try {
     parsed = JSON.parse(text);
@@ -112,7 +120,7 @@ function parseV1(root: Members): StorageConfig {
   return {
     id: device.text('id', ''),
     backend: parseBackend(device.object('backend')),
-    cache: cache === null ? null : parseCache(cache, 'config'),
+    ...parseCache(cache, 'config'),
     validate: root.flag('digest_validate', false) || (cache?.flag('validate', false) ?? false),
     amplifyIoBytes: root.whole('amplify_io', AMPLIFY_BYTES_DEFAULT, AMPLIFY_BYTES_MAX),
     mode: root.choice('mode', ['direct', 'cached']),
@@ -137,7 +145,7 @@ function parseV2(root: Members): StorageConfig {
   return {
     id: root.text('id', ''),
     backend: BACKENDS[kind](backend.object(kind)),
-    cache: cache === null ? null : parseCache(cache, 'filecache'),
+    ...parseCache(cache, 'filecache'),
     validate: rafs.flag('validate', false) || (cache?.flag('validate', false) ?? false),
     amplifyIoBytes: rafs.whole('batch_size', AMPLIFY_BYTES_DEFAULT, AMPLIFY_BYTES_MAX),
     mode: rafs.choice('mode', ['direct', 'cached'], 'direct'),
@@ -191,9 +199,12 @@ function parseBackend(backend: Members): BackendConfig {
 }
 
 /** @param table holds the settings of a file cache: `config` in v1 */
-function parseCache(cache: Members, table: 'config' | 'filecache'): CacheConfig | null {
-  const kind = cache.choice('type', ['blobcache', 'filecache', 'fscache', 'dummycache', ''], '');
-  if (kind === 'dummycache' || kind === '') return null;
+function parseCache(
+  cache: Members | null,
+  table: 'config' | 'filecache',
+): Pick<StorageConfig, 'cache' | 'lacksWorkDir'> {
+  const kind = cache?.choice('type', ['blobcache', 'filecache', 'fscache', 'dummycache', ''], '') ?? '';
+  if (cache === null || kind === 'dummycache' || kind === '') return { cache: null, lacksWorkDir: false };
   if (kind === 'fscache') throw cache.wrong('type', 'fscache needs a daemon of its own; use blobcache');
   const config = cache.object(table);
   for (const name of ['enable_encryption', 'enable_convergent_encryption']) {
@@ -201,10 +212,23 @@ function parseCache(cache: Members, table: 'config' | 'filecache'): CacheConfig 
   }
   // Means nothing without the flags above, but is a text all the same.
   config.secret('encryption_key');
-  if (config.flag('disable_indexed_map', false)) {
-    throw config.wrong('disable_indexed_map', 'a cache without its map is not supported; leave it out');
+  const isCompressed = cache.flag('compressed', false);
+  const isUnindexed = config.flag('disable_indexed_map', false);
+  if (isUnindexed && isCompressed) {
+    throw config.wrong('disable_indexed_map', 'a compressed cache needs its map; leave one of the two out');
   }
-  const workDir = config.text('work_dir', '.');
+  const limits = parseLimits(config);
+  // The default is the daemon's own directory, a container's bundle under Kata: no place for a cache that others share.
+  if (!config.has('work_dir')) return { cache: null, lacksWorkDir: true };
+  return { cache: { workDir: parseWorkDir(config), isCompressed, isUnindexed, limits }, lacksWorkDir: false };
+}
+
+function parseWorkDir(config: Members): string {
+  const workDir = config.text('work_dir', '');
   if (workDir === '' || workDir.includes('\0')) throw config.wrong('work_dir', 'not a directory name');
-  return { workDir, isCompressed: cache.flag('compressed', false), limits: parseLimits(config) };
+  if (Buffer.byteLength(workDir) > PATH_BYTES_MAX) throw config.wrong('work_dir', 'longer than a path may be');
+  if (!workDir.startsWith('/')) {
+    throw config.wrong('work_dir', "must be an absolute path: the daemon's own directory is no place for a cache");
+  }
+  return workDir;
 }
