@@ -10,7 +10,8 @@ import {
   align4096,
   CHUNK_BYTES_MAX,
   CHUNK_FLAG,
-  chunkInfoBytes,
+  COMPRESSED_BLOB_BYTES_MAX,
+  COUNTED_BY_HEADER,
   FEATURE,
   UNCOMPRESSED_BLOB_BYTES_MAX,
 } from './tables/blob-layout.ts';
@@ -71,15 +72,19 @@ export function isUnnumbered(blob: BlobInfo): boolean {
   return (blob.features & (FEATURE_NO_EXTENDED_TABLE | FEATURE.EXTERNAL | FEATURE.IS_CHUNKDICT_GENERATED)) !== 0;
 }
 
-/** What a blob's own chunk table holds when the image knows it through a generated dictionary, which tells its size alone. */
+/**
+ * The blob as its own chunk table knows it, for an image that knows it through a generated dictionary: that tells where the
+ * table lies and how long it is. How many chunks it holds, its own header says.
+ */
 export function ownTable(info: BlobInfo): BlobInfo {
+  const isSeparate = (info.features & FEATURE.SEPARATE) !== 0;
   return {
     ...info,
     features: info.features & ~(FEATURE.CAP_TAR_TOC | FEATURE.HAS_TAR_HEADER),
-    chunkCount: Math.floor(info.ciUncompressedSize / chunkInfoBytes(info.features)),
+    chunkCount: COUNTED_BY_HEADER,
     // Tables that do not shrink are stored raw, whatever the dictionary says.
     ciCompressor: info.ciCompressedSize === info.ciUncompressedSize ? 0 : info.ciCompressor,
-    compressedSize: info.ciOffset,
+    compressedSize: isSeparate ? COMPRESSED_BLOB_BYTES_MAX : info.ciOffset,
     uncompressedSize: UNCOMPRESSED_BLOB_BYTES_MAX,
   };
 }

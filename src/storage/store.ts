@@ -33,6 +33,7 @@ import {
   hasChunkTable,
   UNCOMPRESSED_BLOB_BYTES_MAX,
 } from './tables/blob-layout.ts';
+import { TABLE_BYTES_MAX } from './tables/blob-meta-rules.ts';
 import type { ReadRange } from './tables/blob-tables.ts';
 import type { BlobHandle, BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
 
@@ -344,21 +345,19 @@ function filesOf(info: BlobInfo, cache: CacheConfig | null, validate: boolean): 
   return new CacheFiles(workDir, info.id, { chunkCount: info.chunkCount, isRaw, fileBytes, validate });
 }
 
-/** With contexts behind them, a table's entries cannot be counted by its length. */
-const UNCOUNTABLE = FEATURE.ZRAN | FEATURE.BATCH | FEATURE.ENCRYPTED;
-
 function checkBlob(info: BlobInfo): void {
   checkFeatures(info.id, info.features);
-  if (info.features & FEATURE.IS_CHUNKDICT_GENERATED && info.features & UNCOUNTABLE) {
-    const what = `a generated dictionary with batch, zran or encrypted chunks of blob ${info.id}`;
-    throw storageError('UNSUPPORTED', { what, instead: 'build the image without --chunk-dict' });
-  }
   cipherOf(info);
   checkBlobId(metaObjectId(info));
   const refuse = (rule: string) => storageError('BLOB_META', { blobId: info.id, rule });
   if (!isCount(info.chunkCount, CHUNKS_PER_BLOB_MAX)) throw refuse(`${info.chunkCount} chunks`);
   if (!isCount(info.uncompressedSize, UNCOMPRESSED_BLOB_BYTES_MAX)) throw refuse(`${info.uncompressedSize} bytes`);
-  if (info.described === true || info.features & FEATURE.IS_CHUNKDICT_GENERATED) return;
+  if (info.described === true) return;
+  if (info.features & FEATURE.IS_CHUNKDICT_GENERATED) {
+    // What its own header says of the table is looked at when it comes.
+    if (!isCount(info.ciUncompressedSize, TABLE_BYTES_MAX)) throw refuse(`a table of ${info.ciUncompressedSize} bytes`);
+    return;
+  }
   if (info.chunkCount > 0 && !hasChunkTable(info)) throw refuse('chunks without a chunk table');
   const entryBytes = chunkInfoBytes(info.features);
   const isSizeLegal =

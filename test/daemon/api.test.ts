@@ -474,6 +474,23 @@ describe('routes that work', () => {
     for (const secret of secrets) assert.ok(!shown.includes(secret), 'a credential is shown');
   });
 
+  test('settings show the limits of a cache, as its configuration does', async () => {
+    const config = localfsConfig(join(FIXTURES, 'images/blobs'), join(daemon.dir, 'limited')) as {
+      device: { cache: { config: object } };
+    };
+    config.device.cache.config = { ...config.device.cache.config, quota_bytes: 1 << 30, bcull: 4 };
+    const source = join(FIXTURES, 'images/boot/v6-zstd-sha256-4k.boot');
+    const mounted = await daemon.mount('/limited', { fs_type: 'rafs', source, config: JSON.stringify(config) });
+    assert.equal(mounted.status, 204, mounted.text);
+    const limits = { quota_bytes: 1 << 30, brun: 7, bcull: 4, bstop: 1 };
+    const texts = Object.fromEntries(Object.entries(limits).map(([key, value]) => [key, String(value)]));
+    assert.deepEqual(await json('/api/v1/config?id=/limited'), texts);
+    const { backend_collection } = await json('/api/v1/daemon');
+    const { filecache } = backend_collection['/limited'].config.cache;
+    assert.deepEqual(Object.fromEntries(Object.keys(limits).map((key) => [key, filecache[key]])), limits);
+    assert.equal((await daemon.request('DELETE', '/api/v1/mount?mountpoint=/limited')).status, 204);
+  });
+
   test('an image is swapped in place', async () => {
     const source = join(FIXTURES, 'images/boot/v6-none-sha256-4k.boot');
     const config = JSON.stringify(localfsConfig(join(FIXTURES, 'images/blobs'), join(daemon.dir, 'cache')));

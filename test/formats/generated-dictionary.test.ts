@@ -18,20 +18,26 @@ import { Damaged, walked } from './damage.ts';
 import { readImage } from './read-image.ts';
 import { chunkEntries } from './repack-v6.ts';
 
-const V6 = 'v6-zstd-blake3-4k';
+/** With contexts behind its table, or encrypted, the length of a table does not tell how many chunks it has. */
+const IMAGES = [
+  ['v6-zstd-blake3-4k', 'small'],
+  ['v6-batch', 'small'],
+  ['v6-encrypt', 'small'],
+  ['zran-v6', 'tar'],
+] as const;
 const scratch = mkdtempSync(join(tmpdir(), 'generated-dictionary-'));
 after(() => rmSync(scratch, { recursive: true, force: true }));
 
 /** Chunks counted backwards, sizes that mean nothing, and the mark. */
-function renumbered(): Damaged {
-  const image = new Damaged(V6);
+function renumbered(name: string): Damaged {
+  const image = new Damaged(name);
   const { boot, entryAt, info } = image;
   const renumber = (index: number) => info.chunkCount - 1 - index;
   for (const { at, entry } of chunkEntries(boot).values()) {
     boot.writeUInt32LE(renumber(entry.index), at + CHUNK_ENTRY.INDEX);
   }
   const done = new Set<number>();
-  for (const { node, mode, size, offset, bytes, xattrBytes } of walked(V6).values()) {
+  for (const { node, mode, size, offset, bytes, xattrBytes } of walked(name).values()) {
     if ((mode & S_IFMT) !== S_IFREG || done.has(node)) continue;
     done.add(node);
     const start = chunkIndexOffset(offset, bytes, xattrBytes);
@@ -45,20 +51,22 @@ function renumbered(): Damaged {
   return image;
 }
 
-for (const validate of [true, false]) {
-  test(`an image that counts chunks its own way shows its tree, validation ${validate}`, async () => {
-    const dir = mkdtempSync(join(scratch, 'image-'));
-    const { boot, blobDir } = renumbered().save(dir);
-    const workDir = join(dir, 'cache');
-    mkdirSync(workDir);
-    const cache = { type: 'blobcache', config: { work_dir: workDir } };
-    const device = { backend: { type: 'localfs', config: { dir: blobDir } }, cache };
-    const expected = expectedTree(join(FIXTURES, 'images/expect/small.json'));
-    // The second mount shares the cache directory with one that counts as the blob does.
-    for (const path of [boot, join(FIXTURES, 'images/boot', `${V6}.boot`), boot]) {
-      const { manifest, lines } = await readImage(path, { device, mode: 'direct', digest_validate: validate });
-      assertSame(expected, manifest, IMAGE_FIELDS, path);
-      assert.deepEqual(lines, []);
-    }
-  });
+for (const [name, tree] of IMAGES) {
+  for (const validate of [true, false]) {
+    test(`${name}, its chunks counted another way, shows its tree, validation ${validate}`, async () => {
+      const dir = mkdtempSync(join(scratch, 'image-'));
+      const { boot, blobDir } = renumbered(name).save(dir);
+      const workDir = join(dir, 'cache');
+      mkdirSync(workDir);
+      const cache = { type: 'blobcache', config: { work_dir: workDir } };
+      const device = { backend: { type: 'localfs', config: { dir: blobDir } }, cache };
+      const expected = expectedTree(join(FIXTURES, `images/expect/${tree}.json`));
+      // The second mount shares the cache directory with one that counts as the blob does.
+      for (const path of [boot, join(FIXTURES, 'images/boot', `${name}.boot`), boot]) {
+        const { manifest, lines } = await readImage(path, { device, mode: 'direct', digest_validate: validate });
+        assertSame(expected, manifest, IMAGE_FIELDS, path);
+        assert.deepEqual(lines, []);
+      }
+    });
+  }
 }

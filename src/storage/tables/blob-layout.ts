@@ -51,6 +51,8 @@ export const FEATURES_INCOMPATIBLE_MASK = 0xf000;
 /** Chunks start on multiples of this in the uncompressed blob. */
 export const BLOCK_BYTES = 4096;
 export const CHUNKS_PER_BLOB_MAX = 1 << 24;
+/** `chunkCount` of a blob whose image does not know how many chunks its table has. */
+export const COUNTED_BY_HEADER = -1;
 export const CHUNK_BYTES_MAX = 0x100_0000;
 export const UNCOMPRESSED_BLOB_BYTES_MAX = 2 ** 44;
 export const COMPRESSED_BLOB_BYTES_MAX = 2 ** 40;

@@ -5,18 +5,36 @@ import { DIGESTS } from '../codecs/digests.ts';
 import { storageError } from '../errors.ts';
 import type { BlobInfo } from '../types.ts';
 import { type ContextTable, ciBytesMax, contextTable } from './blob-contexts.ts';
-import { type CctHeader, chunkInfoBytes, FEATURE, readU64 } from './blob-layout.ts';
+import {
+  type CctHeader,
+  CHUNKS_PER_BLOB_MAX,
+  COUNTED_BY_HEADER,
+  chunkInfoBytes,
+  FEATURE,
+  readU64,
+} from './blob-layout.ts';
 
 /** Of the `extra` bytes of a SEPARATE blob's entry (rafs-format 2.5). */
 const META_BLOB = { digest: 0, size: 32 } as const;
 /**
  * Largest table: 16 million plain entries take 384 MiB; the dictionaries of a zran blob, 32 KiB each, end here too.
  */
-const TABLE_BYTES_MAX = 384 << 20;
+export const TABLE_BYTES_MAX = 384 << 20;
+
+/** Of what an entry is made, as far as a header can know better than a dictionary that kept sizes alone. */
+const TABLE_FEATURES = FEATURE.CHUNK_INFO_V2 | FEATURE.BATCH | FEATURE.ZRAN;
+
+/** The blob, with what only its header says filled in. */
+export function countedBy(info: BlobInfo, header: CctHeader | null): BlobInfo {
+  if (info.chunkCount !== COUNTED_BY_HEADER || header === null) return info;
+  const { chunkCount } = header;
+  return { ...info, chunkCount, features: info.features | (header.features & TABLE_FEATURES) };
+}
 
 /** Item 28: the header must say what the image's blob entry says. The contexts it announces, or the broken rule. */
 export function checkHeader(info: BlobInfo, header: CctHeader | null): ContextTable | null | string {
   if (header === null) return 'header without its magic';
+  if (header.chunkCount > CHUNKS_PER_BLOB_MAX) return `header counts ${header.chunkCount} chunks`;
   if (header.chunkCount !== info.chunkCount)
     return `header counts ${header.chunkCount} chunks, image ${info.chunkCount}`;
   if (header.ciCompressor !== info.ciCompressor) return `header names compressor ${header.ciCompressor}`;

@@ -14,6 +14,7 @@ import { Contexts, type ContextTable, checkMember } from './blob-contexts.ts';
 import {
   align4096,
   CCT_HEADER_BYTES,
+  type CctHeader,
   CHUNK_FLAG,
   type ChunkInfo,
   chunkDataBytes,
@@ -23,7 +24,7 @@ import {
   FEATURE,
   hasChunkTable,
 } from './blob-layout.ts';
-import { checkHeader, checkMetaDigest, decodeTable, refusal } from './blob-meta-rules.ts';
+import { checkHeader, checkMetaDigest, countedBy, decodeTable, refusal } from './blob-meta-rules.ts';
 import { isStreamed, tableParts } from './blob-meta-stream.ts';
 import { type Part, TableFile } from './table-file.ts';
 
@@ -86,10 +87,12 @@ export class BlobMeta {
   private static async fetch(info: BlobInfo, path: string, read: ReadBlob, bad: number): Promise<BlobMeta> {
     const fileBytes = align4096(info.ciUncompressedSize) + CCT_HEADER_BYTES;
     const { header, parts } = isStreamed(info) ? await streamed(info, read) : await whole(info, read);
-    const contexts = checkHeader(info, decodeCctHeader(header));
+    const decoded = decodeCctHeader(header);
+    const own = countedBy(info, decoded);
+    const contexts = checkHeader(own, decoded);
     if (typeof contexts === 'string') throw refusal(info, contexts);
     const file = await TableFile.write(path, parts, fileBytes);
-    const meta = new BlobMeta(info, path, file.fd, contexts);
+    const meta = new BlobMeta(own, path, file.fd, contexts);
     try {
       await meta.validate();
       file.publish(bad);
@@ -106,9 +109,11 @@ export class BlobMeta {
   private static async ofCached(info: BlobInfo, path: string, fd: number): Promise<BlobMeta | null> {
     if (fd < 0) return null;
     try {
-      const contexts = checkFile(info, path, fd);
+      const header = headerOf(info, path, fd);
+      const own = countedBy(info, header);
+      const contexts = checkHeader(own, header);
       if (typeof contexts === 'string') return null;
-      const meta = new BlobMeta(info, path, fd, contexts);
+      const meta = new BlobMeta(own, path, fd, contexts);
       await meta.validate();
       return meta;
     } catch {
@@ -259,12 +264,11 @@ async function whole(info: BlobInfo, read: ReadBlob): Promise<Fetched> {
   return { header, parts };
 }
 
-/** The blob's contexts, or what is wrong with a cached file. */
-function checkFile(info: BlobInfo, path: string, fd: number): ContextTable | null | string {
+/** Header of a cached file; null when that has another length than such a file. */
+function headerOf(info: BlobInfo, path: string, fd: number): CctHeader | null {
   const headerAt = align4096(info.ciUncompressedSize);
-  const bytes = fstatSync(fd).size;
-  if (bytes !== headerAt + CCT_HEADER_BYTES) return `${bytes} bytes`;
-  return checkHeader(info, decodeCctHeader(readExactly(fd, path, headerAt, CCT_HEADER_BYTES)));
+  if (fstatSync(fd).size !== headerAt + CCT_HEADER_BYTES) return null;
+  return decodeCctHeader(readExactly(fd, path, headerAt, CCT_HEADER_BYTES));
 }
 
 function readExactly(fd: number, path: string, offset: number, bytes: number): Buffer {
