@@ -340,9 +340,9 @@ describe('named slots and refusals at mount', () => {
     ['encrypted without cipher', { features: FEATURE.ENCRYPTED | FEATURE.CHUNK_INFO_V2 }, 'BLOB_META'],
     ['cipher without encryption', { cipher: 1 }, 'BLOB_META'],
     [
-      'dictionary of a batch blob',
-      { features: FEATURE.IS_CHUNKDICT_GENERATED | FEATURE.BATCH | FEATURE.CHUNK_INFO_V2 },
-      'UNSUPPORTED',
+      'dictionary with a table of 400 MiB',
+      { ...INFO, features: INFO.features | FEATURE.IS_CHUNKDICT_GENERATED, ciUncompressedSize: 400 << 20 },
+      'BLOB_META',
     ],
     ['unknown feature', { features: 0x2000 }, 'BLOB_META'],
     ['no chunk table', { ciCompressedSize: 0, ciUncompressedSize: 0 }, 'BLOB_META'],
