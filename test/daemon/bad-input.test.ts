@@ -112,7 +112,7 @@ describe('a configuration that is', () => {
   const backend = (type: string, config: object) => ({ device: { backend: { type, config } }, mode: 'direct' });
   const texts: [what: string, text: unknown, say: RegExp][] = [
     ['empty', '', /configuration member \(whole text\): empty/],
-    ['binary', Buffer.from([0, 1, 0x80, 0xff, 0xfe, 7]).toString('latin1'), /neither JSON nor TOML/],
+    ['binary', Buffer.from([0, 1, 0x80, 0xff, 0xfe, 7]).toString('latin1'), /neither JSON.* nor TOML/s],
     ['2 MiB', JSON.stringify({ ...localfsConfig(BLOBS, ROOT), filler: 'x'.repeat(2 << 20) }), /longer than 1 MiB/],
     ['without device', { mode: 'direct' }, /device: is required/],
     ['without mode', { device: { backend: { type: 'localfs', config: { dir: BLOBS } } } }, /mode: must be one of/],
@@ -143,7 +143,7 @@ describe('a configuration that is', () => {
   const files: [what: string, bytes: Buffer | null, say: RegExp][] = [
     ['a missing file', null, /ENOENT/],
     ['an empty file', Buffer.alloc(0), /configuration member \(whole text\): empty/],
-    ['a binary file', Buffer.from([0, 1, 0x80, 0xff, 0xfe, 7]), /neither JSON nor TOML/],
+    ['a binary file', Buffer.from([0, 1, 0x80, 0xff, 0xfe, 7]), /neither JSON.* nor TOML/s],
     ['a file of 2 MiB', Buffer.alloc(2 << 20, ' '), /config\.json: larger than 1048576 bytes/],
   ];
   for (const [what, bytes, say] of files) {
