@@ -90,19 +90,25 @@ function parseLocaldisk(config: Members): LocaldiskConfig {
 
 const isHost = (text: string): boolean => /^[A-Za-z0-9.\-_[\]:]+$/.test(text) && URL.canParse(`http://${text}`);
 
+/** Somebody may have put a login before it. */
+function refusedHost(config: Members, name: string): Error {
+  const reason = 'not a host name with optional port';
+  return config.text(name, '').includes('@') ? config.wrongSecret(name, reason) : config.wrong(name, reason);
+}
+
 const credential = (config: Members, name: string): Secret =>
   parseCredential(config.secret(name), (reason) => config.wrongSecret(name, reason));
 
 function parseRegistry(config: Members): RegistryConfig {
   const host = config.required('host');
-  if (!isHost(host)) throw config.wrong('host', 'not a host name with optional port');
+  if (!isHost(host)) throw refusedHost(config, 'host');
   const repo = config.required('repo');
   if (!/^[A-Za-z0-9._\-/]+$/.test(repo) || repo.split('/').includes('..')) {
     throw config.wrong('repo', 'not a repository name');
   }
   const blobRedirectedHost = config.text('blob_redirected_host', '');
   if (blobRedirectedHost !== '' && !isHost(blobRedirectedHost)) {
-    throw config.wrong('blob_redirected_host', 'not a host name with optional port');
+    throw refusedHost(config, 'blob_redirected_host');
   }
   return {
     kind: 'registry',
@@ -123,7 +129,7 @@ const S3_ENDPOINT = 's3.amazonaws.com';
 function parseObjectStore(config: Members, kind: 'oss' | 's3'): ObjectStoreConfig {
   if (kind === 's3' && !config.has('endpoint')) throw config.wrong('endpoint', 'is required, possibly empty');
   const endpoint = (kind === 's3' ? config.text('endpoint', '') : config.required('endpoint')) || S3_ENDPOINT;
-  if (!isHost(endpoint)) throw config.wrong('endpoint', 'not a host name with optional port');
+  if (!isHost(endpoint)) throw refusedHost(config, 'endpoint');
   const bucket = config.required('bucket_name');
   if (!/^[A-Za-z0-9._-]+$/.test(bucket)) throw config.wrong('bucket_name', 'not a bucket name');
   const objectPrefix = config.text('object_prefix', '');
@@ -136,7 +142,7 @@ function parseObjectStore(config: Members, kind: 'oss' | 's3'): ObjectStoreConfi
     endpoint,
     bucket,
     objectPrefix,
-    accessKeyId: config.text('access_key_id', ''),
+    accessKeyId: config.secret('access_key_id'),
     accessKeySecret: new Secret(config.secret('access_key_secret')),
     region: kind === 's3' ? config.required('region') : '',
     ...parseHttp(config),

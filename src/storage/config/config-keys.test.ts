@@ -169,8 +169,9 @@ const ROWS: Row[] = [
   ...backend(['localdisk'], 'disable_gpt', { bad: [true, 'false'] }),
   ...backend(['oss'], 'endpoint', {
     good: { value: 'e:1', seen: of('endpoint') },
-    bad: [3, '', 'http://e'],
+    bad: [3, '', 'http://e', 'me:hunter2@e'],
     isRequired: true,
+    isSecret: true,
   }),
   ...backend(['s3'], 'endpoint', {
     good: { value: '', seen: of('endpoint'), is: 's3.amazonaws.com' },
@@ -184,13 +185,18 @@ const ROWS: Row[] = [
     isRequired: true,
   }),
   ...backend(STORES, 'object_prefix', { good: { value: 'p/', seen: of('objectPrefix') }, bad: [3, '../'] }),
-  ...backend(STORES, 'access_key_id', { good: { value: 'k', seen: of('accessKeyId') }, bad: [3] }),
+  ...backend(STORES, 'access_key_id', {
+    good: { value: 'k', seen: of('accessKeyId') },
+    bad: [3, ['hunter2']],
+    isSecret: true,
+  }),
   ...backend(STORES, 'access_key_secret', secret(of('accessKeySecret'))),
   ...backend(HOSTS, 'scheme', { good: { value: 'http', seen: of('scheme') }, bad: [3] }),
   ...backend(['registry'], 'host', {
     good: { value: 'h:5000', seen: of('host') },
-    bad: [3, '', 'http://h', 'a:b:c'],
+    bad: [3, '', 'http://h', 'a:b:c', 'me:hunter2@h'],
     isRequired: true,
+    isSecret: true,
   }),
   ...backend(['registry'], 'repo', {
     good: { value: 'a/b', seen: of('repo') },
