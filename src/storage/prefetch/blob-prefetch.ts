@@ -26,6 +26,8 @@ export interface Manner {
   gapShare: number;
   /** A reader that comes to a chunk at most this far behind the stream waits for it; another fetches for itself. */
   nearBytes: number;
+  /** Readers wait for ranges that have not been begun, too. */
+  isPromised: boolean;
 }
 /** Chunks looked at in one turn of the event loop, about 2 ms. */
 const LOOKED_AT_PER_TURN = 512;
@@ -253,7 +255,7 @@ export class BlobPrefetch {
     for (const { range } of inOrder) {
       for (const { index } of range.chunks) {
         claimed.set(index, this.owner);
-        if (manner.rank === 'soon' && !pending.has(index)) promised.add(index);
+        if (manner.isPromised && !pending.has(index)) promised.add(index);
       }
       yield { range, digests: batch.digestOf };
     }

@@ -104,6 +104,17 @@ describe('a server that sends long ranges slowly', () => {
     await store.close();
   });
 
+  test('within a bandwidth nothing is promised: readers ask for themselves', async () => {
+    const config = httpConfig(freshDir(), url, 'b', { amplify_io: 0 });
+    const { store, handle, prefetch } = start(config, { threads: 1, bytesPerSecond: 100_000 }, SILENT, 'soon');
+    await prefetch.planned;
+    asked.length = 0;
+    await store.fetch(handle.handle, wantAll([CHUNKS[COUNT - 1]]));
+    assert.ok(asked.some(([from, bytes]) => from === (COUNT - 1) * CHUNK_BYTES && bytes === CHUNK_BYTES));
+    await prefetch.stop();
+    await store.close();
+  });
+
   for (const end of ['its request fails', 'it is stopped'] as const) {
     test(`a promise that is not kept because ${end}: the reader asks for himself`, async () => {
       const config = httpConfig(freshDir(), url, 'b', { amplify_io: 0 });

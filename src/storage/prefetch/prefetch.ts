@@ -69,6 +69,7 @@ const SOON: Manner = {
   gapBytes: 256 << 10,
   gapShare: 0.25,
   nearBytes: Number.POSITIVE_INFINITY,
+  isPromised: true,
 };
 /** Readers wait for a plan no longer than a slow round trip takes. */
 const PLAN_MS_MAX = 100;
@@ -193,7 +194,8 @@ export class Prefetch {
   }
 
   private mannerOf(stage: Stage): Manner {
-    if (stage === 'soon') return SOON;
+    // Within a bandwidth it takes its time, which readers have not got.
+    if (stage === 'soon') return { ...SOON, isPromised: this.options.bytesPerSecond === 0 };
     const rangeBytes = Math.min(RANGE_BYTES_MAX, Math.max(RANGE_BYTES_MIN, this.options.mergingBytes));
     return {
       rank: stage,
@@ -202,6 +204,7 @@ export class Prefetch {
       gapBytes: GAP_BYTES_MAX,
       gapShare: 0.1,
       nearBytes: NEAR_BYTES,
+      isPromised: false,
     };
   }
 
