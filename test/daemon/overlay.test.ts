@@ -76,6 +76,26 @@ describe('a writable overlay', { skip: existsSync('/dev/fuse') ? false : 'no /de
     }
   });
 
+  test('after kill -9 the dead one is detached, and what was written is there', async () => {
+    const dead = launch('--writable');
+    try {
+      await dead.running();
+      writeFileSync(join(MOUNTPOINT, 'kept'), 'yes');
+    } finally {
+      await dead.stop('SIGKILL');
+      dead.kill();
+    }
+    const daemon = launch('--writable');
+    try {
+      await daemon.running();
+      assert.equal(readFileSync(join(MOUNTPOINT, 'kept'), 'utf8'), 'yes');
+      await daemon.stop();
+      assert.equal(isMounted(), false);
+    } finally {
+      daemon.kill();
+    }
+  });
+
   test('without --writable it is read-only; what cannot be is said, and nothing is left', async () => {
     const readOnly = launch();
     try {

@@ -3,7 +3,7 @@
  * somebody else holds its descriptor (a supervisor) every access hangs, afterwards every access is ENOTCONN.
  */
 import { lstatSync, readFileSync, realpathSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { opendir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf } from '../../common/app-error.ts';
@@ -19,7 +19,7 @@ const DEAD_MOUNTS_MAX = 64;
 
 /** A daemon like us was here and died: its API socket is left, nobody answers on it, and its mount is there. */
 export async function predecessorDied(mountpoint: string, apisock: string): Promise<boolean> {
-  if (!isMounted(mountpoint)) return false;
+  if (mountedType(mountpoint) === null) return false;
   try {
     if (!lstatSync(apisock).isSocket()) return false;
   } catch {
@@ -30,9 +30,11 @@ export async function predecessorDied(mountpoint: string, apisock: string): Prom
 
 /** Detaches what dead daemons left on `mountpoint`. A mount that answers, or hangs, stays: ours goes on top of it. */
 export async function detachDead(mountpoint: string, log: Logger): Promise<void> {
-  for (let i = 0; i < DEAD_MOUNTS_MAX && isMounted(mountpoint); i++) {
+  for (let i = 0; i < DEAD_MOUNTS_MAX; i++) {
+    const type = mountedType(mountpoint);
+    if (type === null) return;
     const late = sleep(STAT_MS_MAX, 'late', { ref: false });
-    const code = await Promise.race([stat(mountpoint).then(() => 'alive', codeOf), late]);
+    const code = await Promise.race([look(mountpoint, type).then(() => 'alive', codeOf), late]);
     if (code !== 'ENOTCONN') {
       log.warn(`${mountpoint} has a file system already (${code}), the new one goes on top of it`);
       return;
@@ -46,12 +48,22 @@ export async function detachDead(mountpoint: string, log: Logger): Promise<void>
   }
 }
 
-/** Looks into mountinfo only: the mount point itself may hang. */
-function isMounted(mountpoint: string): boolean {
+/** The root of a writable overlay answers stat although what lies below it is dead. */
+async function look(mountpoint: string, type: string): Promise<void> {
+  await stat(mountpoint);
+  if (type !== 'overlay') return;
+  const directory = await opendir(mountpoint, { bufferSize: 1 });
+  await directory.read().finally(() => directory.close());
+}
+
+/** Type of what is mounted there last; null: nothing. Looks into mountinfo only: the mount point itself may hang. */
+function mountedType(mountpoint: string): string | null {
   const real = join(realpathSync(dirname(mountpoint)), basename(mountpoint));
-  return readFileSync('/proc/self/mountinfo', 'utf8')
+  const line = readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
-    .some((line) => unescaped(line.split(' ')[4] ?? '') === real);
+    .filter((text) => unescaped(text.split(' ')[4] ?? '') === real)
+    .at(-1);
+  return line === undefined ? null : (line.split(' - ')[1]?.split(' ')[0] ?? '');
 }
 
 /** mountinfo writes space, tab, newline and backslash as three octal digits. */
