@@ -187,22 +187,27 @@ describe('redirect targets', () => {
   });
 });
 
-test('a TLS server in trouble is not asked in plain HTTP for ever, also with skip_verify', async () => {
-  const firsts: number[] = [];
-  const tls = createNetServer((socket) =>
-    socket.once('data', (data) => {
-      firsts.push(data[0] ?? 0);
-      if (data[0] === 0x16) socket.resetAndDestroy();
-      else socket.end('HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n');
-    }),
-  );
-  await listen(tls);
-  const { read } = await open({
-    scheme: 'https',
-    host: `127.0.0.1:${(tls.address() as AddressInfo).port}`,
-    skip_verify: true,
+for (const [what, answer] of [
+  ['says so', 'HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n'],
+  ['redirects to TLS', 'HTTP/1.1 301 Moved\r\nlocation: https://127.0.0.1/v2/\r\ncontent-length: 0\r\n\r\n'],
+] as const) {
+  test(`a TLS server in trouble is not asked in plain HTTP for ever, also with skip_verify: it ${what}`, async () => {
+    const firsts: number[] = [];
+    const tls = createNetServer((socket) =>
+      socket.once('data', (data) => {
+        firsts.push(data[0] ?? 0);
+        if (data[0] === 0x16) socket.resetAndDestroy();
+        else socket.end(answer);
+      }),
+    );
+    await listen(tls);
+    const { read } = await open({
+      scheme: 'https',
+      host: `127.0.0.1:${(tls.address() as AddressInfo).port}`,
+      skip_verify: true,
+    });
+    for (let i = 0; i < 2; i++) await assert.rejects(read(), { code: 'HTTP_CONNECT' });
+    assert.deepEqual(firsts, [0x16, 'G'.charCodeAt(0), 0x16, 'G'.charCodeAt(0)]);
+    tls.close();
   });
-  for (let i = 0; i < 2; i++) await assert.rejects(read(), { code: 'HTTP_CONNECT' });
-  assert.deepEqual(firsts, [0x16, 'G'.charCodeAt(0), 0x16, 'G'.charCodeAt(0)]);
-  tls.close();
-});
+}

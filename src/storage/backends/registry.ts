@@ -79,7 +79,7 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
       if (scheme !== 'https' || !config.skipVerify || !isConnect) throw error;
       const plain = new URL(url.href.replace(/^https/, 'http'));
       const answer = await client.send({ purpose: 'blob', method, url: plain, headers }, signal);
-      if (answer.status === STATUS_OF_TLS_SERVERS) {
+      if (answer.status === STATUS_OF_TLS_SERVERS || leadsToTls(answer)) {
         discard(answer);
         throw error;
       }
@@ -121,6 +121,14 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
 /** A target that has expired, in the words of any object store; overload and bad ranges are not among them. */
 function isGone(status: number): boolean {
   return status >= 400 && status < 500 && ![408, 416, 429].includes(status);
+}
+
+/** The server sends plain HTTP to its own TLS port: it speaks TLS, and had a bad moment. */
+function leadsToTls(answer: HttpAnswer): boolean {
+  const { location } = answer.headers;
+  if (!isRedirect(answer) || location === undefined || !URL.canParse(location, answer.url.href)) return false;
+  const { protocol, hostname } = new URL(location, answer.url);
+  return protocol === 'https:' && hostname === answer.url.hostname;
 }
 
 function isRedirect(answer: HttpAnswer): boolean {
