@@ -235,6 +235,8 @@ export class BlobPrefetch {
       // The blob's own numbers are not the image's.
       if (blob.isRenumbered) return;
       for (let index = 0; index < meta.chunkCount; index++) {
+        // Readers come to what is fetched, and shall not have to ask where it lies.
+        if (blob.places.bytes(index) === 0) blob.places.learn(meta, index);
         // Most are there already when a pass is made again.
         if (blob.files.map.isReady(index) || blob.isUnverifiable(index, digests)) continue;
         yield [{ index, info: meta.chunk(index) }, digests];
