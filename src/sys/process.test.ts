@@ -38,3 +38,28 @@ test('exitNow ends the process with its code although a worker is blocked in a n
   });
   assert.equal(child.status, 7, child.stderr.toString());
 });
+
+test('mapLargeBlocks: what is freed goes back to the kernel, whatever lies behind it', () => {
+  const script = (call: string) => `
+    import { readFileSync } from 'node:fs';
+    import { bind } from ${JSON.stringify(new URL('./libc.ts', import.meta.url).href)};
+    import { mapLargeBlocks } from ${JSON.stringify(new URL('./process.ts', import.meta.url).href)};
+    const malloc = bind('malloc', 'i64', ['size']);
+    const free = bind('free', 'int', ['ptr']);
+    const memset = bind('memset', 'i64', ['ptr', 'int', 'size']);
+    const rssKib = () => Number(/VmRSS:\\s+(\\d+)/.exec(readFileSync('/proc/self/status', 'latin1'))[1]);
+    ${call}
+    free(malloc(16 << 20));
+    const large = malloc(8 << 20);
+    malloc(200 << 10);
+    memset(large, 1, 8 << 20);
+    const before = rssKib();
+    free(large);
+    console.log(before - rssKib());`;
+  const freedKib = (call: string): number => {
+    const argv = ['--import', 'tsx', '--input-type=module', '-e', script(call)];
+    return Number.parseInt(spawnSync(process.execPath, argv, { encoding: 'utf8', timeout: 20_000 }).stdout, 10);
+  };
+  assert.ok(freedKib('mapLargeBlocks(1 << 20);') > 7 << 10);
+  assert.ok(freedKib('') < 1 << 10, 'this C library needs no telling');
+});

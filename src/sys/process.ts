@@ -1,6 +1,6 @@
-/** What concerns the whole process: how it ends and how many descriptors it may have. Cold paths only. */
+/** What concerns the whole process: how it ends, how many descriptors it may have, its heap. Cold paths only. */
 import { errno } from './errno.ts';
-import { bind, result } from './libc.ts';
+import { bind, bindOptional, result } from './libc.ts';
 import { NativeMemory } from './native-memory.ts';
 
 const cExit = bind('_exit', 'int', ['int']);
@@ -53,4 +53,19 @@ function putWord(memory: NativeMemory, at: number, value: number): void {
   const infinite = !Number.isFinite(value);
   memory.u32[at] = infinite ? 0xffff_ffff : value % 2 ** 32;
   memory.u32[at + 1] = infinite ? 0xffff_ffff : Math.floor(value / 2 ** 32);
+}
+
+/** Parameters of glibc's mallopt. */
+const M_TRIM_THRESHOLD = -1;
+const M_MMAP_THRESHOLD = -3;
+
+/**
+ * From now on blocks of `bytes` and more are mappings of their own, which the kernel has back when they are freed. glibc
+ * by itself takes every block from its heaps that is smaller than the largest one freed so far (up to 32 MiB), and there
+ * a small block behind a freed large one keeps it resident. Without effect where the C library has no mallopt.
+ */
+export function mapLargeBlocks(bytes: number): void {
+  const mallopt = bindOptional('mallopt', 'int', ['int', 'int']);
+  mallopt?.(M_MMAP_THRESHOLD, bytes);
+  mallopt?.(M_TRIM_THRESHOLD, bytes);
 }
