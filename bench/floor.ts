@@ -1,7 +1,9 @@
 /**
- * The floor: a loop of a row's host calls alone, on the same files and offsets, into prefaulted pages. Started as
- * `floor.cjs SHARE ROW`; for each line on stdin, which says how many milliseconds, it measures a slice and prints the CPU
- * microseconds per request. So it takes its turn between the slices of the daemons. A row without host calls has no floor.
+ * The floor: a loop of a row's host calls alone, on the same files and offsets, into the pages a guest has for as many
+ * requests: at depth 32 and 1 MiB those do not fit into a core's cache, and one buffer used again and again would.
+ * Started as `floor.cjs SHARE ROW DEPTH`; for each line on stdin, which says how many milliseconds, it measures a slice
+ * and prints the CPU microseconds per request. So it takes its turn between the slices of the daemons. A row without
+ * host calls has no floor.
  */
 import { S } from '../src/fuse/flags.ts';
 import { close, lseek, preadv2, pwritev2, SEEK } from '../src/sys/io.ts';
@@ -9,12 +11,15 @@ import { populateWrite } from '../src/sys/memory.ts';
 import { NativeMemory } from '../src/sys/native-memory.ts';
 import { AT, EMPTY_NAME, O, openat, openPath, unlinkat } from '../src/sys/path.ts';
 import { DIRENT, fstatfs, getdents64, STATX_BYTES, STATX_MASK, statx } from '../src/sys/stat.ts';
+import { GuestRam } from '../src/vhost/guest-ram.ts';
+import { DATA_BYTES } from './client.ts';
 import { BIG_BYTES, fileName, HOT_FILES, LARGE_SHARE_FILES, largeDir, WRITE_BYTES } from './tree.ts';
 import { ownCpuUs } from './usage.ts';
 
 const PAGE_BYTES = 4096;
+const IOVEC_BYTES = 16;
 const PATH = 0o10000000;
-const [share = '', row = ''] = process.argv.slice(2);
+const [share = '', row = '', depth = '1'] = process.argv.slice(2);
 
 const stat = new NativeMemory(STATX_BYTES);
 const text = new NativeMemory(128 * 1024);
@@ -30,18 +35,30 @@ function dir(path: string): number {
   return openPath(`${share}/${path}`, O.RDONLY);
 }
 
-/** iovecs of single pages, from the last to the first, as the frontend's chains have them. */
-function pages(bytes: number): { at: number; count: number } {
-  const memory = new NativeMemory(bytes);
-  populateWrite(memory.address, bytes);
+/**
+ * iovecs of single pages, from the last to the first, of `depth` buffers that lie in shared memory as the frontend's do;
+ * the next one's address with each call.
+ */
+function buffers(bytes: number): { next: () => number; count: number } {
+  const slots = Number(depth);
+  const ram = new GuestRam([{ gpa: 0, bytes: slots * DATA_BYTES }]);
   const count = bytes / PAGE_BYTES;
-  const iovecs = new NativeMemory(count * 16);
-  for (let i = 0; i < count; i++) {
-    const address = memory.address + (count - 1 - i) * PAGE_BYTES;
-    iovecs.view.setBigUint64(i * 16, BigInt(address), true);
-    iovecs.u32[i * 4 + 2] = PAGE_BYTES;
+  const iovecs = new NativeMemory(slots * count * IOVEC_BYTES);
+  for (let slot = 0; slot < slots; slot++) {
+    const end = ram.address(slot * DATA_BYTES) + DATA_BYTES;
+    populateWrite(end - bytes, bytes);
+    for (let i = 0; i < count; i++) {
+      const at = (slot * count + i) * IOVEC_BYTES;
+      iovecs.view.setBigUint64(at, BigInt(end - (i + 1) * PAGE_BYTES), true);
+      iovecs.u32[at / 4 + 2] = PAGE_BYTES;
+    }
   }
-  return { at: iovecs.address, count };
+  let slot = 0;
+  const next = (): number => {
+    slot = (slot + 1) % slots;
+    return iovecs.address + slot * count * IOVEC_BYTES;
+  };
+  return { next, count };
 }
 
 let seed = 0x1234567;
@@ -107,14 +124,14 @@ function body(): () => void {
   }
   if (op === 'READ') {
     const fd = openPath(`${share}/big.bin`, O.RDONLY);
-    const { at, count } = pages(bytes);
+    const { next, count } = buffers(bytes);
     const blocks = BIG_BYTES / bytes;
-    return () => void preadv2(fd, at, count, (sequential ? position++ % blocks : random(blocks)) * bytes, 0);
+    return () => void preadv2(fd, next(), count, (sequential ? position++ % blocks : random(blocks)) * bytes, 0);
   }
   if (op === 'WRITE') {
     const fd = openPath(`${share}/write.bin`, O.WRONLY);
-    const { at, count } = pages(bytes);
-    return () => void pwritev2(fd, at, count, random(WRITE_BYTES / bytes) * bytes, 0);
+    const { next, count } = buffers(bytes);
+    return () => void pwritev2(fd, next(), count, random(WRITE_BYTES / bytes) * bytes, 0);
   }
   if (row === 'CREATE+UNLINK') {
     const tmp = dir('tmp');

@@ -189,7 +189,9 @@ async function measureRow(
   }
   const floorUs: number[] = [];
   const floor =
-    load.kind === 'closed' && hasHostCalls(row, fs) ? await Floor.start(tree.share, row.name, WARM_ROW_MS) : null;
+    load.kind === 'closed' && hasHostCalls(row, fs)
+      ? await Floor.start(tree.share, row.name, load.depth, WARM_ROW_MS)
+      : null;
   for (let round = 0; round < options.alternations; round++) {
     // Every other round backwards: what drifts over a round meets each subject at both ends.
     const order = round % 2 === 0 ? subjects : [...subjects].reverse();
