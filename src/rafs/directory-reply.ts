@@ -2,7 +2,7 @@
 import type { ReadArgs } from '../fuse/args.ts';
 import { REPLY_BODY_BYTES_MAX, Request } from '../fuse/request.ts';
 import { ENTRY_OUT, ENTRY_OUT_BYTES } from '../fuse/wire/layout.ts';
-import { direntBytes, putDirent, putEntryHead } from '../fuse/wire/out.ts';
+import { clearWords, direntBytes, putDirent, putEntryHead } from '../fuse/wire/out.ts';
 import { errno } from '../sys/errno.ts';
 import { copyAttributes, VALID_MS } from './attributes.ts';
 import { EntryRecord, InodeRecord, type Metadata } from './metadata.ts';
@@ -78,7 +78,7 @@ export class DirectoryReader {
     const word = at >> 2;
     const names = this.metadata.nameBytes;
     if (isDots(names, entry.nameAt, entry.nameBytes) || this.nodes.loadChild(dir, entry, names, child) < 0) {
-      words.fill(0, word, word + ENTRY_OUT_BYTES / 4);
+      clearWords(words, word, ENTRY_OUT_BYTES);
       return;
     }
     putEntryHead(words, word, this.nodes.local(child.node), request.nodeHigh, VALID_MS, VALID_MS);

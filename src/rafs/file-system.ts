@@ -26,7 +26,7 @@ import {
   STATFS_OUT_BYTES,
   SYMLINK_BYTES_MAX,
 } from '../fuse/wire/layout.ts';
-import { putAttrHead, putEntryHead, putU64 } from '../fuse/wire/out.ts';
+import { clearWords, putAttrHead, putEntryHead, putU64 } from '../fuse/wire/out.ts';
 import { errno } from '../sys/errno.ts';
 import { close, SEEK } from '../sys/io.ts';
 import { copyAttributes, VALID_MS } from './attributes.ts';
@@ -91,7 +91,7 @@ export class Rafs implements FileSystem {
   /** nodeid 0 with a time-out: the guest need not ask again, overlayfs asks for every absent name in every layer. */
   private absent(request: Request): Result {
     const words = request.reply.u32;
-    words.fill(0, Request.BODY_WORD, Request.BODY_WORD + ENTRY_OUT_BYTES / 4);
+    clearWords(words, Request.BODY_WORD, ENTRY_OUT_BYTES);
     putEntryHead(words, Request.BODY_WORD, 0, 0, VALID_MS, 0);
     return ENTRY_OUT_BYTES;
   }
@@ -156,7 +156,7 @@ export class Rafs implements FileSystem {
   statfs(request: Request): Result {
     const words = request.reply.u32;
     const { BODY_WORD } = Request;
-    words.fill(0, BODY_WORD, BODY_WORD + STATFS_OUT_BYTES / 4);
+    clearWords(words, BODY_WORD, STATFS_OUT_BYTES);
     putU64(words, BODY_WORD + STATFS_OUT.BLOCKS, this.blocks);
     putU64(words, BODY_WORD + STATFS_OUT.FILES, this.metadata.names);
     words[BODY_WORD + STATFS_OUT.BSIZE] = BLOCK_BYTES;
@@ -275,7 +275,7 @@ export class Rafs implements FileSystem {
 
 function opened(request: Request, flags: number): Result {
   const words = request.reply.u32;
-  words.fill(0, Request.BODY_WORD, Request.BODY_WORD + OPEN_OUT_BYTES / 4);
+  clearWords(words, Request.BODY_WORD, OPEN_OUT_BYTES);
   words[Request.BODY_WORD + OPEN_OUT.OPEN_FLAGS] = flags;
   return OPEN_OUT_BYTES;
 }

@@ -3,6 +3,11 @@ import { ATTR, DIRENT_BYTES, DIRENT_OUT, ENTRY_OUT } from './layout.ts';
 
 const NSEC_PER_MS = 1_000_000;
 
+/** Zeroes `bytes` (a multiple of 4) at word `at`; a loop, because a call of `fill` costs more than a hundred bytes do. */
+export function clearWords(words: Uint32Array, at: number, bytes: number): void {
+  for (const end = at + (bytes >> 2); at < end; at++) words[at] = 0;
+}
+
 /** Writes entry_out without its attributes: nodeid {low, high}, generation 0, both time-outs in ms. */
 export function putEntryHead(
   words: Uint32Array,
