@@ -44,6 +44,8 @@ const O_ACCMODE = 3;
 const O_TRUNC = 0o1000;
 const W_OK = 2;
 const BLOCK_BYTES = 4096;
+/** No local number: those are u32. */
+const NO_NODE = -1;
 
 export class Rafs implements FileSystem {
   readonly metadata: Metadata;
@@ -53,6 +55,9 @@ export class Rafs implements FileSystem {
   private readonly directories: DirectoryReader;
   private readonly self = new InodeRecord();
   private readonly child = new InodeRecord();
+  /** Directory of the last LOOKUP, and its local number: names are looked up in one directory after the other. */
+  private readonly dir = new InodeRecord();
+  private dirLow = NO_NODE;
   private readonly entry = new EntryRecord();
   private readonly span = new Span();
   /** 4096-byte blocks of all blobs and the bootstrap, for statfs. */
@@ -72,9 +77,13 @@ export class Rafs implements FileSystem {
 
   lookup(request: Request, args: A.NameArgs): Result {
     const { name } = args;
-    const dir = this.self;
-    const loaded = this.nodes.loadDirectory(request.nodeLow, dir);
-    if (loaded < 0) return loaded;
+    const { dir } = this;
+    if (request.nodeLow !== this.dirLow) {
+      this.dirLow = NO_NODE;
+      const loaded = this.nodes.loadDirectory(request.nodeLow, dir);
+      if (loaded < 0) return loaded;
+      this.dirLow = request.nodeLow;
+    }
     if (name.bytes > NAME_BYTES_MAX) return -errno.ENAMETOOLONG;
     const found = this.metadata.find(dir, request.memory.u8, name.at, name.bytes, this.entry);
     if (found === -errno.ENOENT) return this.absent(request);

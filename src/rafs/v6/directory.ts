@@ -57,6 +57,7 @@ export function findEntry(
   return opened < 0 ? opened : findInBlock(image, low, names, at, bytes, out);
 }
 
+/** A path of LOOKUP: what `openName` and `compareName` do, from local variables: 4 % of a LOOKUP. */
 function findInBlock(
   image: V6Image,
   block: number,
@@ -65,18 +66,42 @@ function findInBlock(
   bytes: number,
   out: EntryRecord,
 ): number {
+  const { u8, u16 } = image.cache.memory;
+  const base = blockAt;
+  const last = blockEntries - 1;
+  const namesFrom = blockEntries * DIRENT_BYTES;
   let low = 0;
-  let high = blockEntries - 1;
+  let high = last;
   while (low <= high) {
     const middle = (low + high) >>> 1;
-    const named = openName(image, middle);
-    if (named < 0) return named;
-    const order = compareName(image, names, at, bytes);
-    if (order === 0) return takeEntry(image, block, middle, out);
+    const field = (base + middle * DIRENT_BYTES + DIRENT.NAMEOFF) >> 1;
+    const start = u16[field];
+    const end = middle < last ? u16[field + DIRENT_BYTES / 2] : endOfName(u8, start);
+    const length = end - start;
+    if (start < namesFrom || length <= 0 || end > blockBytes || length > NAME_BYTES_MAX) {
+      return image.refuse('directory: name offset');
+    }
+    const common = Math.min(length, bytes);
+    const name = base + start;
+    let i = 0;
+    while (i < common && u8[name + i] === names[at + i]) i++;
+    const order = i < common ? u8[name + i] - names[at + i] : length - bytes;
     if (order < 0) low = middle + 1;
-    else high = middle - 1;
+    else if (order > 0) high = middle - 1;
+    else {
+      nameAt = name;
+      nameEnd = base + end;
+      return takeEntry(image, block, middle, out);
+    }
   }
   return -errno.ENOENT;
+}
+
+/** Where the last name of the open block ends, which starts at `start` in it: at the first zero. */
+function endOfName(u8: Uint8Array, start: number): number {
+  let end = start;
+  while (end < blockBytes && u8[blockAt + end] !== 0) end++;
+  return end;
 }
 
 /** The entry at `cookie`: 1 with `out` filled, 0 at the end, -EINVAL, or -EIO. */
@@ -153,13 +178,7 @@ function openName(image: V6Image, position: number): number {
   const { u8, u16 } = image.cache.memory;
   const field = (blockAt + position * DIRENT_BYTES + DIRENT.NAMEOFF) >> 1;
   const start = u16[field];
-  let end: number;
-  if (position + 1 < blockEntries) {
-    end = u16[field + DIRENT_BYTES / 2];
-  } else {
-    end = start;
-    while (end < blockBytes && u8[blockAt + end] !== 0) end++;
-  }
+  const end = position + 1 < blockEntries ? u16[field + DIRENT_BYTES / 2] : endOfName(u8, start);
   if (start < blockEntries * DIRENT_BYTES || end <= start || end > blockBytes || end - start > NAME_BYTES_MAX) {
     return image.refuse('directory: name offset');
   }
