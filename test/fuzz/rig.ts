@@ -152,7 +152,8 @@ export class Rig {
     }
   }
 
-  private links(): string {
+  /** What the daemon has open. */
+  links(): string {
     const dir = `/proc/${this.daemon.pid}/fd`;
     return fs
       .readdirSync(dir)
