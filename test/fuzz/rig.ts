@@ -147,24 +147,22 @@ export class Rig {
       const text = `descriptors ${now.fds} (${fds}), RSS ${mib(now.rssBytes)} MB (${mib(rssBytes)})`;
       if (now.rssBytes > RSS_BYTES_MAX) throw new Finding(`too big: ${text}`);
       if (isGood) return text;
-      if (performance.now() > deadline) throw new Finding(`not back at the baseline: ${text}\n${this.links()}`);
+      if (performance.now() > deadline)
+        throw new Finding(`not back at the baseline: ${text}\n${this.links().join(' ')}`);
       await sleep(100);
     }
   }
 
   /** What the daemon has open. */
-  links(): string {
+  links(): string[] {
     const dir = `/proc/${this.daemon.pid}/fd`;
-    return fs
-      .readdirSync(dir)
-      .map((fd) => {
-        try {
-          return fs.readlinkSync(path.join(dir, fd));
-        } catch {
-          return 'gone';
-        }
-      })
-      .join(' ');
+    return fs.readdirSync(dir).map((fd) => {
+      try {
+        return fs.readlinkSync(path.join(dir, fd));
+      } catch {
+        return 'gone';
+      }
+    });
   }
 
   end(): void {
