@@ -80,6 +80,19 @@ function line(image: Image, { subject, transport }: Column, { name, counts, bad 
 
 const TEXT = { type: 'string' } as const;
 
+const HELP = `Usage: npm run chaos -- [OPTION…]
+Failing registries, disks and processes against our daemon and nydusd (where it is installed). Exits with 1 when ours
+showed wrong bytes, a failure that stuck, an error a reader must not see, or fetched a complete chunk again.
+
+  --only TEXT            scenarios whose name contains it, no kills
+  --image KIND,…|all     ${KINDS.join(', ')} (v6)
+  --subject NAME,…       ${SUBJECTS.join(', ')} (all)
+  --transport NAME,…     ${TRANSPORTS.join(', ')} (all)
+  --kills N              kill -9 while the cache fills, N rounds for each image and column, no scenarios (${KILLS} beside them)
+  --seed N               of the kills (1)
+  --big                  an image of 150 MB made for this, instead of --image
+`;
+
 function choices(argv: string[]) {
   const { values } = parseArgs({
     args: argv,
@@ -91,18 +104,28 @@ function choices(argv: string[]) {
       kills: TEXT,
       seed: TEXT,
       big: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
     },
   });
-  const listed = (text: string | undefined, all: readonly string[]): string[] =>
-    text === undefined || text === 'all' ? [...all] : text.split(',').filter((one) => all.includes(one));
+  if (values.help) return null;
+  const listed = (text: string | undefined, all: readonly string[]): string[] => {
+    if (text === undefined || text === 'all') return [...all];
+    const names = text.split(',');
+    const unknown = names.find((one) => !all.includes(one));
+    if (unknown !== undefined) throw new Error(`"${unknown}" is none of ${all.join(', ')}`);
+    return names;
+  };
   const columns = listed(values.subject, SUBJECTS).flatMap((subject) =>
     listed(values.transport, TRANSPORTS).map((transport) => ({ subject, transport }) as Column),
   );
+  // Kills alone are asked for with `--kills`; scenarios alone with `--only`.
+  const scenarios = SCENARIOS.filter(({ name }) => values.kills === undefined && name.includes(values.only ?? ''));
+  if (scenarios.length === 0 && values.kills === undefined)
+    throw new Error(`no scenario has "${values.only}" in its name`);
   return {
     columns: columns.filter(({ subject }) => programOf(subject) !== null),
     kinds: listed(values.image ?? 'v6', KINDS) as Kind[],
-    // Kills alone are asked for with `--kills`; scenarios alone with `--only`.
-    scenarios: SCENARIOS.filter(({ name }) => values.kills === undefined && name.includes(values.only ?? '')),
+    scenarios,
     kills: Number(values.kills ?? (values.only === undefined ? KILLS : 0)),
     seed: Number(values.seed ?? 1),
     isBig: values.big,
@@ -110,7 +133,12 @@ function choices(argv: string[]) {
 }
 
 async function main(argv: string[]): Promise<number> {
-  const { columns, kinds, scenarios, kills, seed, isBig } = choices(argv);
+  const chosen = choices(argv);
+  if (chosen === null) {
+    process.stdout.write(HELP);
+    return 0;
+  }
+  const { columns, kinds, scenarios, kills, seed, isBig } = chosen;
   const scratch = isBig ? fs.mkdtempSync(path.join(fs.realpathSync('/var/tmp'), 'chaos-big-')) : null;
   const images = scratch === null ? kinds.map(imageOf) : [bigImage(scratch)];
   const rig = await ChaosRig.start(images[0]!.blobs);
