@@ -29,9 +29,9 @@ export function bundlePrograms(...names: readonly string[]): string {
 export class Floor {
   private constructor(private readonly child: ChildProcessByStdio<Writable, Readable, null>) {}
 
-  /** Starts it with as many buffers as `depth` and lets it warm up for `warmUpMs`. */
-  static async start(share: string, row: string, depth: number, warmUpMs: number): Promise<Floor> {
-    const args = ['-c', BACKEND_CORE, process.execPath, join(OUT, 'floor.cjs'), share, row, `${depth}`];
+  /** Starts it with as many buffers as `depth`, for READ on `file`, and lets it warm up for `warmUpMs`. */
+  static async start(share: string, row: string, depth: number, file: string, warmUpMs: number): Promise<Floor> {
+    const args = ['-c', BACKEND_CORE, process.execPath, join(OUT, 'floor.cjs'), share, row, `${depth}`, file];
     const floor = new Floor(spawn('taskset', args, { stdio: ['pipe', 'pipe', 'inherit'] }));
     await floor.slice(warmUpMs);
     return floor;

@@ -1,8 +1,8 @@
 /**
  * The floor: a loop of a row's host calls alone, on the same files and offsets, into the pages a guest has for as many
  * requests: at depth 32 and 1 MiB those do not fit into a core's cache, and one buffer used again and again would.
- * Started as `floor.cjs SHARE ROW DEPTH`; for each line on stdin, which says how many milliseconds, it measures a slice
- * and prints the CPU microseconds per request. So it takes its turn between the slices of the daemons. A row without
+ * Started as `floor.cjs SHARE ROW DEPTH FILE`, where READ reads FILE; for each line on stdin, which says how many
+ * milliseconds, it measures a slice and prints the CPU microseconds per request. So it takes its turn between the slices of the daemons. A row without
  * host calls has no floor.
  */
 import { S } from '../src/fuse/flags.ts';
@@ -19,7 +19,7 @@ import { ownCpuUs } from './usage.ts';
 const PAGE_BYTES = 4096;
 const IOVEC_BYTES = 16;
 const PATH = 0o10000000;
-const [share = '', row = '', depth = '1'] = process.argv.slice(2);
+const [share = '', row = '', depth = '1', file = ''] = process.argv.slice(2);
 
 const stat = new NativeMemory(STATX_BYTES);
 const text = new NativeMemory(128 * 1024);
@@ -86,6 +86,16 @@ function listing(): () => void {
   };
 }
 
+/** Where BIG_BYTES of data begin: in a cache file only what was read is there. @throws Error when there are not so many */
+function bigRun(fd: number): number {
+  for (let hole = 0; ; ) {
+    const data = lseek(fd, hole, SEEK.DATA);
+    if (data < 0) throw new Error(`${file} has no ${BIG_BYTES} bytes of data in one piece`);
+    hole = lseek(fd, data, SEEK.HOLE);
+    if (hole - data >= BIG_BYTES) return data;
+  }
+}
+
 /** One request's calls. @throws Error for a row without host calls */
 function body(): () => void {
   const [op, size = '0', unit] = row.split(' ');
@@ -123,10 +133,11 @@ function body(): () => void {
     };
   }
   if (op === 'READ') {
-    const fd = openPath(`${share}/big.bin`, O.RDONLY);
+    const fd = openPath(file, O.RDONLY);
     const { next, count } = buffers(bytes);
     const blocks = BIG_BYTES / bytes;
-    return () => void preadv2(fd, next(), count, (sequential ? position++ % blocks : random(blocks)) * bytes, 0);
+    const from = bigRun(fd);
+    return () => void preadv2(fd, next(), count, from + (sequential ? position++ % blocks : random(blocks)) * bytes, 0);
   }
   if (op === 'WRITE') {
     const fd = openPath(`${share}/write.bin`, O.WRONLY);

@@ -1,4 +1,5 @@
 /** Runs rows over all subjects, alternating, and hands the figures to the report. */
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { bundlePrograms, Floor } from './bundle.ts';
@@ -190,7 +191,7 @@ async function measureRow(
   const floorUs: number[] = [];
   const floor =
     load.kind === 'closed' && hasHostCalls(row, fs)
-      ? await Floor.start(tree.share, row.name, load.depth, WARM_ROW_MS)
+      ? await Floor.start(tree.share, row.name, load.depth, readFile(fs, subjects, tree), WARM_ROW_MS)
       : null;
   for (let round = 0; round < options.alternations; round++) {
     // Every other round backwards: what drifts over a round meets each subject at both ends.
@@ -199,7 +200,7 @@ async function measureRow(
       slices[subject.name]!.push(slice(subject, options.sliceMs, OPEN_TRIES_MAX));
     }
     if (floor === null) continue;
-    bringIn(pagesOf(row, 'share', '', tree));
+    bringIn(fs === 'share' ? pagesOf(row, fs, '', tree) : [readFile(fs, subjects, tree)]);
     floorUs.push(await floor.slice(options.sliceMs));
   }
   for (const workload of workloads.values()) {
@@ -207,6 +208,14 @@ async function measureRow(
   }
   floor?.stop();
   return { fs, row: row.name, load: loadName(load), slices, floorUs: floor === null ? null : floorUs };
+}
+
+/** What READ's calls go to: the share's file, or the cache file of our daemon, which an image's chunks were written to. */
+function readFile(fs: 'share' | 'image', [first]: readonly Subject[], tree: Tree): string {
+  if (fs === 'share') return join(tree.share, 'big.bin');
+  const data = readdirSync(first.cacheDir).find((name) => name.endsWith('.blob.data'));
+  if (data === undefined) throw new Error(`${first.cacheDir} has no data file`);
+  return join(first.cacheDir, data);
 }
 
 /** Of an image only READ needs the host; everything else is answered from memory. */
