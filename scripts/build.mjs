@@ -154,7 +154,8 @@ const filename = ${JSON.stringify(bundle)};
 const script = new (require('node:vm').Script)(readFileSync(filename, 'latin1'), { filename });
 function save(cache) {
   setFlagsFromString('--semi-space-growth-factor=2');
-  writeFileSync(__dirname + '/' + cache, script.createCachedData());
+  // The daemon has no umask, and whoever could write here would run code in the next one.
+  writeFileSync(__dirname + '/' + cache, script.createCachedData(), { mode: 0o644 });
 }
 const receiveMessageOnPort = (port) => {
   const got = threads.receiveMessageOnPort(port);

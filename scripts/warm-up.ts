@@ -6,7 +6,8 @@
  *
  * Needs neither root nor /dev/fuse: this process is the guest.
  */
-import { execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -81,6 +82,12 @@ function ask(socketPath: string, method: string, path: string, body = ''): Promi
 async function main([builder, program, ...before]: string[]): Promise<void> {
   if (builder === undefined || program === undefined) throw new Error('usage: warm-up.cjs NYDUS-IMAGE NYDUSD…');
   const dir = mkdtempSync(join(tmpdir(), 'nydusd-warm-up-'));
+  let daemon: ChildProcess | null = null;
+  // What the build sends when this takes too long.
+  process.once('SIGTERM', () => {
+    daemon?.kill('SIGKILL');
+    process.exit(1);
+  });
   const at = (name: string) => join(dir, name);
   try {
     makeTree(at('tree'));
@@ -102,8 +109,8 @@ async function main([builder, program, ...before]: string[]): Promise<void> {
       '--config',
       at('config'),
     ];
-    const daemon = spawn(program, [...before, ...args], { stdio: ['ignore', 'ignore', 'inherit'] });
-    const ended = new Promise((resolve) => daemon.once('exit', resolve));
+    daemon = spawn(program, [...before, ...args], { stdio: ['ignore', 'ignore', 'inherit'] });
+    const ended = once(daemon, 'exit');
     for (const until = Date.now() + START_MS_MAX; !existsSync(at('api')) && Date.now() < until; ) await sleep(5);
     const client = new FuseClient(at('fs'));
     client.init();
@@ -118,6 +125,7 @@ async function main([builder, program, ...before]: string[]): Promise<void> {
     await ended;
     await server.terminate();
   } finally {
+    daemon?.kill('SIGKILL');
     rmSync(dir, { recursive: true, force: true });
   }
 }

@@ -1,7 +1,7 @@
 /** What the build compiled ahead is what the daemon's threads take: V8 refuses a cache whose flags are not theirs without a word. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -22,6 +22,7 @@ for (const thread of ['main', 'device']) {
     const [cache, ...others] = readdirSync(DIST).filter((name) => name.startsWith(`nydusd.${thread}.`));
     assert.ok(cache !== undefined && others.length === 0, 'npm run build could not serve an image');
     assert.ok(readFileSync(join(DIST, 'nydusd.cjs'), 'utf8').includes(cache));
+    assert.equal(statSync(join(DIST, cache)).mode & 0o022, 0, 'its code is what the next daemon runs');
     const [, node = '', ...options] =
       /^#!(\S+)(?: (\S+))?/.exec(readFileSync(join(ROOT, 'bin', 'nydusd'), 'utf8')) ?? [];
     const args = [...options.filter((option) => option !== undefined), '-e', TAKE];
