@@ -1,9 +1,9 @@
 /** Daemons that share one cache directory: two of ours and ten readers, one of them killed, and upstream's beside ours. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { FuseClient, readArgs } from '../../src/virtiofs/testing/fuse-client.ts';
 import { imageOf, readyChunks, refetchedOf } from '../chaos/images.ts';
@@ -228,6 +228,23 @@ describe('two daemons of ours, ten readers, one cold blob', () => {
       other.end();
     }
   });
+});
+
+test('nobody but its owner may write to a cache directory that the daemon has made', async () => {
+  await server.mode('ok');
+  const workDir = join(freshDir(), 'made', 'by it');
+  const bed = await Bed.start('v6-zstd-blake3', config(workDir));
+  try {
+    bed.readAll(filesOf('full').slice(0, 5));
+    const made = readdirSync(dirname(dirname(workDir)), { recursive: true, encoding: 'utf8' });
+    assert.ok(made.includes('made/by it/nydusd-ts') && made.length > 6, made.join());
+    for (const path of made) {
+      const { mode } = statSync(join(dirname(dirname(workDir)), path));
+      assert.equal(mode & 0o022, 0, `${path}: ${mode.toString(8)}`);
+    }
+  } finally {
+    bed.end();
+  }
 });
 
 /** Named, on PATH, or where cargo installs it. */

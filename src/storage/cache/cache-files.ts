@@ -31,7 +31,15 @@ import { dupOver, tryLock, unlock } from '../../sys/lock.ts';
 import { storageError } from '../errors.ts';
 import { BootMarker } from './boot-marker.ts';
 import { withUnused } from './cache-evict.ts';
-import { type BlobFile, cacheFile, OWN_FOLDER, openIfThere, temporaryName, unlinkIfThere } from './cache-names.ts';
+import {
+  type BlobFile,
+  cacheFile,
+  DIR_MODE,
+  OWN_FOLDER,
+  openIfThere,
+  temporaryName,
+  unlinkIfThere,
+} from './cache-names.ts';
 import { LOCK_OPEN_AT } from './chunk-locks.ts';
 import { ChunkMap, checkChunkMap, chunkMapBytes, initChunkMap, mapBits, newReadyBits } from './chunk-map.ts';
 
@@ -103,7 +111,7 @@ export class CacheFiles {
   attach(): void {
     if (this.state === 'writable') return;
     try {
-      mkdirSync(this.workDir, { recursive: true });
+      mkdirSync(this.workDir, { recursive: true, mode: DIR_MODE });
       makeFolder(join(this.workDir, OWN_FOLDER));
       this.openLock();
       this.withOpenLock(() => this.openWritable());
@@ -299,7 +307,7 @@ export function cacheError(path: string, error: unknown): unknown {
 /** Not a recursive mkdir, which calls a read-only file system ENOENT. */
 function makeFolder(path: string): void {
   try {
-    mkdirSync(path);
+    mkdirSync(path, DIR_MODE);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
   }

@@ -26,6 +26,11 @@ export type BlobFile = keyof typeof BLOB_FILES;
  * blob's, warns of ours and leaves them behind; folders it passes over.
  */
 export const OWN_FOLDER = 'nydusd-ts';
+/**
+ * Of cache directories the daemon makes: said at each, because the process has no umask (guests have applied theirs), and
+ * whoever may write there decides what containers read.
+ */
+export const DIR_MODE = 0o755;
 const OWN: readonly BlobFile[] = ['boot', 'lock'];
 
 /** Path of a blob's file in the cache directory `dir`. */

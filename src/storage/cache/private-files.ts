@@ -8,7 +8,7 @@ import { errnoName } from '../../sys/errno.ts';
 import { dupOver } from '../../sys/lock.ts';
 import { storageError } from '../errors.ts';
 import { cacheError } from './cache-files.ts';
-import { temporaryName } from './cache-names.ts';
+import { DIR_MODE, temporaryName } from './cache-names.ts';
 import { ChunkMap, newReadyBits } from './chunk-map.ts';
 
 const { O_RDWR, O_RDONLY, O_CREAT, O_EXCL } = constants;
@@ -41,7 +41,7 @@ export class PrivateFiles {
     if (this.isWritable) return;
     let fd = -1;
     try {
-      mkdirSync(this.workDir, { recursive: true });
+      mkdirSync(this.workDir, { recursive: true, mode: DIR_MODE });
       const path = temporaryName(this.dataPath);
       fd = openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o600);
       unlinkSync(path);

@@ -8,7 +8,7 @@ import { AppError } from '../../common/app-error.ts';
 import { errnoName } from '../../sys/errno.ts';
 import { memfdCreate } from '../../sys/memory.ts';
 import { cacheError } from '../cache/cache-files.ts';
-import { discard, temporaryName } from '../cache/cache-names.ts';
+import { DIR_MODE, discard, temporaryName } from '../cache/cache-names.ts';
 import { storageError } from '../errors.ts';
 
 /** Of one table in memory: 1.3 million chunks, and what decoding it takes for a moment anyway. */
@@ -39,7 +39,7 @@ export class TableFile {
     const temporary = temporaryName(path);
     try {
       // The directory may have been removed since the blob was opened.
-      mkdirSync(dirname(path), { recursive: true });
+      mkdirSync(dirname(path), { recursive: true, mode: DIR_MODE });
       await writeNew(temporary, parts());
       return new TableFile(openSync(temporary, 'r'), path, temporary);
     } catch (error) {
