@@ -139,8 +139,8 @@ export class ChainWalker {
    * Follows descriptors from `index` on in the table of `entries` that starts at word `start`.
    *
    * A READ of 1 MiB has 258 descriptors. What nearly all of them are, a buffer in the region of the one before it that
-   * does not touch it, is appended here, from local variables: 10 ns each, 14 where
-   * fields are read and written for it. Everything else is for `#append` and `#addSplit`.
+   * does not touch it, is appended here, from local variables: 10 ns each, 14 where fields are read and written for it.
+   * Everything else is for `#append` and `#addSplit`.
    */
   #follow(table: Uint32Array, start: number, entries: number, index: number, direct: boolean): number {
     const cells = this.#cells;
@@ -223,6 +223,7 @@ export class ChainWalker {
     return direct ? WALK.BREAK_RING : WALK.FAIL_REQUEST;
   }
 
+  /** Writes a part's number of segments back from a local variable. */
   #keep(part: number, count: number): void {
     if (part === READABLE) this.readCount = count;
     else this.writeCount = count;
