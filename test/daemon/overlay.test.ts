@@ -38,6 +38,15 @@ const launch = (...options: string[]): Nydusd => {
   const words = ['--bootstrap', IMAGE, '--config', CONFIG, '--mountpoint', MOUNTPOINT, ...options];
   return new Nydusd((_, apisock) => ['fuse', '--apisock', apisock, ...words]);
 };
+async function serving(options: string[], use: (daemon: Nydusd) => Promise<void>): Promise<void> {
+  const daemon = launch(...options);
+  try {
+    await daemon.running();
+    await use(daemon);
+  } finally {
+    daemon.kill();
+  }
+}
 const hiddenOnes = (): string[] => readdirSync(tmpdir()).filter((name) => name.startsWith('nydusd-lower-'));
 const isMounted = (): boolean => readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${MOUNTPOINT} `);
 
@@ -45,9 +54,7 @@ describe('a writable overlay', { skip: existsSync('/dev/fuse') ? false : 'no /de
   test('what is written lands in the upper directory, the image shines through; SIGTERM leaves nothing', async () => {
     writeFileSync(CONFIG, configOf(UPPER));
     const before = hiddenOnes();
-    const daemon = launch('--writable');
-    try {
-      await daemon.running();
+    await serving(['--writable'], async (daemon) => {
       const names = readdirSync(MOUNTPOINT);
       assert.ok(names.includes('dirs') && names.length > 3, names.join(' '));
       writeFileSync(join(MOUNTPOINT, 'test.txt'), 'hello world');
@@ -60,40 +67,26 @@ describe('a writable overlay', { skip: existsSync('/dev/fuse') ? false : 'no /de
       assert.equal(code, 0, daemon.output);
       assert.equal(isMounted(), false);
       assert.doesNotMatch(daemon.output, /WARN|ERROR/);
-    } finally {
-      daemon.kill();
-    }
+    });
   });
 
   test('who unmounts it ends the daemon', async () => {
-    const daemon = launch('--writable');
-    try {
-      await daemon.running();
+    await serving(['--writable'], async (daemon) => {
       execFileSync('umount', ['-l', MOUNTPOINT]);
       assert.equal((await daemon.ended).code, 0, daemon.output);
-    } finally {
-      daemon.kill();
-    }
+    });
   });
 
   test('after kill -9 the dead one is detached, and what was written is there', async () => {
-    const dead = launch('--writable');
-    try {
-      await dead.running();
+    await serving(['--writable'], async (dead) => {
       writeFileSync(join(MOUNTPOINT, 'kept'), 'yes');
-    } finally {
       await dead.stop('SIGKILL');
-      dead.kill();
-    }
-    const daemon = launch('--writable');
-    try {
-      await daemon.running();
+    });
+    await serving(['--writable'], async (daemon) => {
       assert.equal(readFileSync(join(MOUNTPOINT, 'kept'), 'utf8'), 'yes');
       await daemon.stop();
       assert.equal(isMounted(), false);
-    } finally {
-      daemon.kill();
-    }
+    });
   });
 
   test('without --writable it is read-only; what cannot be is said, and nothing is left', async () => {
