@@ -101,17 +101,19 @@ describe('Mounts', () => {
   };
   const code = async (promise: Promise<void>) => promise.then(() => 'none', codeOf);
   const paths = () => [...mounts.list()].map(({ path, kind }) => `${kind} ${path}`);
+  const callsOf = (path: string) => device.calls.filter((call) => call.endsWith(` ${path}`));
 
-  test('changes run one after another, in order', async () => {
+  test('changes run one after another, those of one path in order', async () => {
     await Promise.all([
       mounts.mount('/a', share),
       mounts.mount('/b', image),
       mounts.umount('/a'),
       mounts.mount('/a', image),
     ]);
-    assert.deepEqual(device.calls, ['mount /a', 'mount /b', 'umount /a', 'mount /a']);
+    assert.deepEqual(callsOf('/a'), ['mount /a', 'umount /a', 'mount /a']);
+    assert.deepEqual(callsOf('/b'), ['mount /b']); // anywhere between: its source may answer sooner than the other's
     assert.equal(device.mostBusy, 1);
-    assert.deepEqual(paths(), ['Rafs /b', 'Rafs /a']);
+    assert.deepEqual(paths().sort(), ['Rafs /a', 'Rafs /b']);
   });
 
   test('the three names of passthrough', async () => {
