@@ -1,7 +1,8 @@
 /**
- * What a daemon that has started does about its memory. Program text: gives back the pages of Node's own program text that only starting up has used: 30 of 42 MB that a daemon per pod
- * would show as its own. They stay in the page cache, shared by all daemons of a host, and come back by a minor fault
- * (64 KiB around it at once) when they are needed after all.
+ * What a daemon that has started does about its memory: heaps keep their size, large blocks go back to the kernel when
+ * they are freed, and pages of Node's own program text that only starting up has used are given back: 30 of 42 MB that
+ * a daemon per pod would show as its own. They stay in the page cache, shared by all daemons of a host, and come back by
+ * a minor fault (64 KiB around it at once) when they are needed after all.
  */
 import { readFileSync } from 'node:fs';
 import { setFlagsFromString } from 'node:v8';
