@@ -14,7 +14,6 @@ interface Facts {
   MOUNT_PATH: { path: string; reason: string };
   MOUNT_FAILED: { path: string; source: string; reason: string };
   WORK_DIR: { path: string };
-  SOURCE_HANGS: { path: string; waitedMs: number };
   OVERLAY: { mountpoint: string; reason: string };
   OVERLAY_HERE: { path: string };
   MOUNT_NOT_RAFS: { path: string };
@@ -56,13 +55,6 @@ export const daemonError = defineErrors<Facts>({
   MOUNT_PATH: { retryable: false, say: ({ path, reason }) => `mount point ${JSON.stringify(path)}: ${reason}` },
   MOUNT_FAILED: { retryable: false, say: ({ path, source, reason }) => `cannot mount ${source} at ${path}: ${reason}` },
   WORK_DIR: { retryable: false, say: ({ path }) => `the cache's work_dir ${path} is no directory` },
-  SOURCE_HANGS: {
-    retryable: true,
-    say: ({ path, waitedMs }) =>
-      waitedMs === 0
-        ? `${path} is not looked at, the file systems of others hang; unmount or revive those first`
-        : `${path} does not answer within ${waitedMs / 1000} s; is its file system alive?`,
-  },
   OVERLAY: {
     retryable: false,
     say: ({ mountpoint, reason }) => `cannot mount the writable overlay on ${mountpoint}: ${reason}`,

@@ -19,7 +19,6 @@ import { daemonError } from './errors.ts';
 import { SIZE_BUCKETS } from './metrics-shape.ts';
 import type { Images, MountRequest, OpenedImage } from './mounts.ts';
 import { type Cached, prefetchMetrics } from './prefetch-metrics.ts';
-import { inTime } from './source.ts';
 import { trimProgramText } from './trim.ts';
 
 /** Keys and values of `PUT /api/v1/config`. */
@@ -55,6 +54,16 @@ export class LazyImages implements Images {
     private readonly log: Logger,
     private readonly servesOverlay: boolean,
   ) {}
+
+  async directoriesOf(configText: string): Promise<readonly string[]> {
+    const { parseConfig } = await import('../storage/config/config.ts');
+    try {
+      const { cache } = parseConfig(configText);
+      return cache === null ? [] : [cache.workDir];
+    } catch {
+      return [];
+    }
+  }
 
   async open(path: string, bootstrapPath: string, configText: string): Promise<OpenedImage> {
     const [{ BlobStore }, { parseConfig }, { openImage }, { shownConfig }, { FileStats }, { newAccessLog }] =
@@ -304,9 +313,9 @@ const wantsFiles = (config: StorageConfig): boolean =>
 /** What no later change of a disk or of rights makes a directory of. */
 const NEVER_A_DIRECTORY = ['ENOTDIR', 'ENAMETOOLONG', 'ELOOP'];
 
-/** One that is missing is made with the first blob; below a file no cache can be, which every read would meet. @throws WORK_DIR, SOURCE_HANGS */
+/** One that is missing is made with the first blob; below a file no cache can be, which every read would meet. @throws WORK_DIR */
 async function demandDirectory(path: string): Promise<void> {
-  const fault = await inTime(path, () => stat(path).then((found) => (found.isDirectory() ? '' : 'ENOTDIR'), codeOf));
+  const fault = await stat(path).then((found) => (found.isDirectory() ? '' : 'ENOTDIR'), codeOf);
   if (NEVER_A_DIRECTORY.includes(fault)) throw daemonError('WORK_DIR', { path: path.slice(0, SHOWN_CHARS_MAX) });
 }
 

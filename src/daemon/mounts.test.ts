@@ -54,6 +54,9 @@ class FakeImages implements Images {
   mountedCount = 0;
   endingCount = 0;
 
+  async directoriesOf(): Promise<readonly string[]> {
+    return [];
+  }
   mounted(): void {
     this.mountedCount++;
   }

@@ -7,12 +7,12 @@
 import { stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { AppError, explain } from '../common/app-error.ts';
+import { demandAnswer } from '../common/file-systems.ts';
 import type { MemberSpec } from '../virtiofs/control.ts';
 import type { AccessTrace } from './access-trace.ts';
 import type { DeviceAnswer } from './device.ts';
 import { daemonError } from './errors.ts';
 import { mountPath } from './mount-path.ts';
-import { demandAnswer } from './source.ts';
 
 /** What a client asks for: the members of the API's mount body (kata-contract 4.3). */
 export interface MountRequest {
@@ -51,6 +51,8 @@ export interface OpenedImage {
 
 /** Where images come from and go to. */
 export interface Images {
+  /** Directories that `open` will touch beside the bootstrap. Never rejects: what is wrong with `config` says `open`. */
+  directoriesOf(config: string): Promise<readonly string[]>;
   /** Opens bootstrap and blobs; `config` is a text of kata-contract 3.3. */
   open(path: string, bootstrap: string, config: string): Promise<OpenedImage>;
   /** The image is mounted: prefetch may begin. Returns at once and never throws. */
@@ -187,7 +189,7 @@ export class Mounts {
   private onPath<T>(path: string, request: MountRequest | null, change: () => Promise<T>): Promise<T> {
     const before = this.pathTails.get(path) ?? Promise.resolve();
     const turn = before.then(async () => {
-      if (request !== null) await answering(path, request.source);
+      if (request !== null) await this.answering(path, request);
       return this.inTurn(change);
     });
     const tail = turn
@@ -197,6 +199,16 @@ export class Mounts {
       });
     this.pathTails.set(path, tail);
     return turn;
+  }
+
+  /** @throws AppError MOUNT_FAILED when something that will be touched in the change's turn hangs */
+  private async answering(path: string, { fsType, source, config }: MountRequest): Promise<void> {
+    const directories = fsType === RAFS_NAME ? await this.images.directoriesOf(config) : [];
+    try {
+      await Promise.all([source, ...directories].map((touched) => demandAnswer(touched)));
+    } catch (error) {
+      throw failed(path, source, error);
+    }
   }
 
   private inTurn<T>(work: () => Promise<T>): Promise<T> {
@@ -215,15 +227,6 @@ function checkRequest(path: string, request: MountRequest): boolean {
   const bad = request.prefetchFiles?.find((file) => !file.startsWith('/'));
   if (bad !== undefined) throw daemonError('PREFETCH_LIST', { reason: `${JSON.stringify(bad)} is not absolute` });
   return isRafs;
-}
-
-/** @throws AppError MOUNT_FAILED for a source that hangs */
-async function answering(path: string, source: string): Promise<void> {
-  try {
-    await demandAnswer(source);
-  } catch (error) {
-    throw failed(path, source, error);
-  }
 }
 
 /** Settings of kata-contract 1.17: xattrs on, cache policy auto, writable. */

@@ -2,12 +2,13 @@
  * Is there a file system on our mount point already, and what of it? A mount outlives the daemon that served it: while
  * somebody else holds its descriptor (a supervisor) every access hangs, afterwards every access is ENOTCONN.
  */
-import { lstatSync, readFileSync, realpathSync } from 'node:fs';
+import { lstatSync, realpathSync } from 'node:fs';
 import { opendir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf } from '../../common/app-error.ts';
 import type { Logger } from '../../common/log.ts';
+import { mountPoints } from '../../common/mount-points.ts';
 import { errnoText } from '../../sys/errno.ts';
 import { MNT_DETACH, umount } from '../../sys/mount.ts';
 import { answers } from '../sockets.ts';
@@ -59,14 +60,5 @@ async function look(mountpoint: string, type: string): Promise<void> {
 /** Type of what is mounted there last; null: nothing. Looks into mountinfo only: the mount point itself may hang. */
 function mountedType(mountpoint: string): string | null {
   const real = join(realpathSync(dirname(mountpoint)), basename(mountpoint));
-  const line = readFileSync('/proc/self/mountinfo', 'utf8')
-    .split('\n')
-    .filter((text) => unescaped(text.split(' ')[4] ?? '') === real)
-    .at(-1);
-  return line === undefined ? null : (line.split(' - ')[1]?.split(' ')[0] ?? '');
-}
-
-/** mountinfo writes space, tab, newline and backslash as three octal digits. */
-function unescaped(field: string): string {
-  return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
+  return mountPoints().findLast(({ path }) => path === real)?.type ?? null;
 }
