@@ -1,7 +1,9 @@
 /** A share of a fresh directory with a guest, for tests. */
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { openDescriptors } from '../common/descriptors.testing.ts';
 import { Arena } from '../sys/arena.ts';
 import { DescriptorBudget } from './budget.ts';
 import { Guest } from './guest.testing.ts';
@@ -44,17 +46,12 @@ export function withShareAt(base: string, options: Partial<PassthroughOptions>, 
     use({ dir, outside, arena, budget, fs, guest: new Guest(fs) });
     fs.destroy();
     const after = openDescriptors();
-    // Fewer is no finding: the thread that loads modules may have had a file open before.
-    if (after > before || budget.used !== 0)
-      throw new Error(`descriptors: ${before} before, ${after} after, ${budget.used} in the budget`);
+    assert.deepEqual(after.sort(), before.sort(), 'open descriptors');
+    assert.equal(budget.used, 0, 'descriptors in the budget');
   } finally {
     fs.destroy();
     arena.close();
   }
-}
-
-export function openDescriptors(): number {
-  return readdirSync('/proc/self/fd').length;
 }
 
 /** The entry, or an error that shows the errno. */

@@ -2,28 +2,29 @@ import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { errno } from '../sys/errno.ts';
 import { O } from '../sys/path.ts';
 import { Table } from '../sys/table.ts';
-import { needsRoot, ok, openDescriptors, withShare } from './harness.testing.ts';
+import { needsRoot, ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 import { INODES_MAX } from './options.ts';
 
 test('lookups are counted, and after the last FORGET table and descriptors are as before', () => {
   withShare({}, ({ dir, guest, fs, budget }) => {
-    const before = openDescriptors();
+    const before = fdCount();
     for (let i = 0; i < 50; i++) writeFileSync(join(dir, `f${i}`), '');
     const nodes = Array.from({ length: 50 }, (_, i) => guest.walk(`f${i}`).node);
     for (let i = 0; i < 50; i++) assert.equal(guest.walk(`f${i}`).node, nodes[i]);
     assert.equal(new Set(nodes).size, 50);
     assert.equal(fs.inodeCount, 50);
-    assert.equal(openDescriptors(), before + 50);
+    assert.equal(fdCount(), before + 50);
     assert.equal(budget.used, 51);
     for (const node of nodes) guest.forget(node, 1);
     assert.equal(fs.inodeCount, 50);
     for (const node of nodes) guest.forget(node, 1);
     assert.equal(fs.inodeCount, 0);
-    assert.equal(openDescriptors(), before);
+    assert.equal(fdCount(), before);
     assert.equal(guest.getattr(nodes[0]), -errno.ESTALE);
     assert.ok(!nodes.includes(guest.walk('f0').node), 'an id came again');
   });

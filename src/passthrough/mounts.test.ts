@@ -3,10 +3,11 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { INIT } from '../fuse/flags.ts';
 import { errno } from '../sys/errno.ts';
 import { O } from '../sys/path.ts';
-import { type Fixture, needsRoot, ok, openDescriptors, withShare } from './harness.testing.ts';
+import { type Fixture, needsRoot, ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 
 const SUBMOUNT = 1;
@@ -72,7 +73,7 @@ test(
   needsRoot,
   () => {
     withShare({}, ({ dir, outside, guest, fs }) => {
-      const before = openDescriptors();
+      const before = fdCount();
       const path = join(dir, 'volume');
       mkdirSync(path);
       const bare = guest.walk('volume').node;
@@ -94,7 +95,7 @@ test(
       guest.forget(bare, 3);
       assert.equal(fs.inodeCount, 0);
       assert.equal(fs.mountCount, 1);
-      assert.equal(openDescriptors(), before);
+      assert.equal(fdCount(), before);
       rmdirSync(path);
       assert.equal(guest.lookup(ROOT_ID, 'volume'), -errno.ENOENT);
     });

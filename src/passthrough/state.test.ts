@@ -2,13 +2,14 @@ import assert from 'node:assert/strict';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { Arena } from '../sys/arena.ts';
 import { errno } from '../sys/errno.ts';
 import { close, dupCloexec } from '../sys/io.ts';
 import { O } from '../sys/path.ts';
 import { DescriptorBudget } from './budget.ts';
 import { Guest } from './guest.testing.ts';
-import { ok, openDescriptors, withShare } from './harness.testing.ts';
+import { ok, withShare } from './harness.testing.ts';
 import { ROOT_ID } from './inodes.ts';
 import { Passthrough } from './passthrough.ts';
 
@@ -100,13 +101,13 @@ test('state that does not fit is refused', () => {
 test('what cannot be shared says so and leaves nothing behind', () => {
   const arena = Arena.create('refused');
   const budget = new DescriptorBudget(10);
-  const before = openDescriptors();
+  const before = fdCount();
   const environment = { arena, tables: 'p', budget };
   assert.throws(() => new Passthrough({ source: '/nowhere/at/all' }, environment), { code: 'SHARE_OPEN' });
   assert.throws(() => new Passthrough({ source: '/proc/self/maps' }, environment), { code: 'SHARE_OPEN' });
   const none = { ...environment, budget: new DescriptorBudget(0) };
   assert.throws(() => new Passthrough({ source: '/' }, none), { code: 'SHARE_NO_DESCRIPTORS' });
-  assert.equal(openDescriptors(), before);
+  assert.equal(fdCount(), before);
   assert.deepEqual(arena.names(), []);
   arena.close();
 });
@@ -130,7 +131,7 @@ test('reset: a new session starts from the root, ids do not come again; destroy 
 test('300 shares come and go in one arena', () => {
   withShare({}, ({ dir, arena, budget }) => {
     writeFileSync(join(dir, 'f'), 'x');
-    const before = openDescriptors();
+    const before = fdCount();
     for (let i = 0; i < 300; i++) {
       const fs = new Passthrough({ source: dir }, { arena, tables: `member.${i}`, budget });
       const guest = new Guest(fs);
@@ -141,7 +142,7 @@ test('300 shares come and go in one arena', () => {
       guest.data.free();
       fs.destroy();
     }
-    assert.equal(openDescriptors(), before);
+    assert.equal(fdCount(), before);
     assert.ok(arena.usedBytes <= 16 * 128 * 1024, `${arena.usedBytes} bytes of tables`);
   });
 });

@@ -1,11 +1,12 @@
 /** Bootstraps inside their blobs: what comes out, under which names, and ends of files that lie. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { closeSync, fstatSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, fstatSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { codeOf, explain } from '../common/app-error.ts';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { CODECS } from '../storage/codecs/codecs.ts';
 import { encodeTarHeader, encodeToc, PART, TOC_FLAG } from '../storage/tables/blob-toc.ts';
 import { fileNameStem, objectId } from './blob-id.ts';
@@ -103,9 +104,9 @@ describe('a blob with', () => {
 });
 
 test('no descriptor stays open, whatever the blob says', () => {
-  const before = readdirSync('/proc/self/fd').length;
+  const before = fdCount();
   for (const [, blob] of CASES) verdict(blob);
-  assert.equal(readdirSync('/proc/self/fd').length, before);
+  assert.equal(fdCount(), before);
 });
 
 test('which object is meant (3.11)', () => {

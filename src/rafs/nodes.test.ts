@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { closeSync, readdirSync } from 'node:fs';
 import { test } from 'node:test';
 import { codeOf } from '../common/app-error.ts';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { SILENT } from '../common/log.ts';
 import { Rafs } from './file-system.ts';
 import { bootPath } from './fixture-blobs.testing.ts';
@@ -25,15 +26,14 @@ for (const root of [1, 2, 128, 65535]) {
 }
 
 test('a hundred mounts leave no descriptor behind', () => {
-  const count = () => readdirSync('/proc/self/fd').length;
   new Mounted(bootPath('v6-2.2')).close();
-  const before = count();
+  const before = fdCount();
   for (let i = 0; i < 100; i++) {
     const mounted = new Mounted(bootPath('v6-2.2'));
     assert.ok(mounted.node('/lib.rs') > ROOT_LOCAL);
     mounted.close();
   }
-  assert.equal(count(), before);
+  assert.equal(fdCount(), before);
 });
 
 test('a mount with other blobs than the image has is refused and leaves the descriptor to its owner', () => {

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { codeOf, explain } from '../common/app-error.ts';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { bootPath } from './fixture-blobs.testing.ts';
 import { openImage } from './open-image.ts';
 
@@ -117,13 +118,13 @@ test('a truncated bootstrap is refused at every block', () => {
 });
 
 test('refusing an image leaves no descriptor open', () => {
-  const before = readdirSync('/proc/self/fd').length;
+  const before = fdCount();
   for (let i = 0; i < 20; i++) {
     refusal(bootPath('tarfs-v6'));
     refusal(patched('broken', RULES[0][1]));
     refusal(bootPath('v6-2.2'));
   }
-  assert.equal(readdirSync('/proc/self/fd').length, before);
+  assert.equal(fdCount(), before);
 });
 
 test('blobs of the old image come out as the worked example of the format says', () => {

@@ -7,7 +7,6 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  readlinkSync,
   rmSync,
   truncateSync,
   unlinkSync,
@@ -15,6 +14,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
+import { openDescriptors } from '../common/descriptors.testing.ts';
 import { type Logger, SILENT } from '../common/log.ts';
 import { errno } from '../sys/errno.ts';
 import {
@@ -129,7 +129,7 @@ describe('cache directories that take nothing', { skip: mountMissing() ?? false 
       await store.fetch(handle.handle, wantAll([last]));
       assertCached(handle, last);
       await store.close();
-      assert.ok(!openFiles().some((path) => path.startsWith(workDir)), 'descriptors left');
+      assert.ok(!openDescriptors().some((path) => path.startsWith(workDir)), 'descriptors left');
     } finally {
       execFileSync('umount', ['-l', workDir]);
     }
@@ -152,7 +152,7 @@ describe('cache directories that take nothing', { skip: mountMissing() ?? false 
       await store.fetch(handle.handle, wantAll(CHUNKS.slice(100)));
       for (const chunk of CHUNKS.slice(100)) assertCached(handle, chunk);
       await store.close();
-      assert.ok(!openFiles().some((path) => path.startsWith(workDir)), 'descriptors left');
+      assert.ok(!openDescriptors().some((path) => path.startsWith(workDir)), 'descriptors left');
     } finally {
       execFileSync('umount', ['-l', workDir]);
     }
@@ -299,15 +299,9 @@ describe('over HTTP', () => {
     }));
 });
 
-function openFiles(): string[] {
-  return readdirSync('/proc/self/fd').map((fd) =>
-    existsSync(`/proc/self/fd/${fd}`) ? readlinkSync(`/proc/self/fd/${fd}`) : '',
-  );
-}
-
 /** Open files of caches, and /dev/null placeholders. */
 function cacheDescriptors(): string[] {
-  return openFiles()
+  return openDescriptors()
     .filter((target) => target.includes('.blob.') || target === '/dev/null')
     .sort();
 }

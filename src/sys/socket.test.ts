@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { errno } from './errno.ts';
 import { close } from './io.ts';
 import { NativeMemory } from './native-memory.ts';
@@ -20,8 +21,6 @@ import {
   socketType,
 } from './socket.ts';
 import { eventfd, notify, POLL, pollOne } from './wait.ts';
-
-const fdCount = (): number => readdirSync('/proc/self/fd').length;
 
 function pair(type: number): [number, number] {
   const ends = new Int32Array(2);

@@ -1,10 +1,11 @@
 /** The union over real members: images of the fixtures and host directories. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { SILENT } from '../common/log.ts';
 import { ATTR_SUBMOUNT, S } from '../fuse/flags.ts';
 import { PARKED } from '../fuse/request.ts';
@@ -97,10 +98,6 @@ class Host {
   }
 }
 
-function openDescriptors(): number {
-  return readdirSync('/proc/self/fd').length;
-}
-
 test('an image and a host directory under one root, each with its own files', () => {
   const host = new Host();
   const [name, tree] = V6_CASES[0] as readonly [string, string];
@@ -136,7 +133,7 @@ test('an image and a host directory under one root, each with its own files', ()
 });
 
 test(`${CYCLES} images at one path, one file held open across each change`, () => {
-  const before = openDescriptors();
+  const before = fdCount();
   const host = new Host();
   const cases = [...new Map(V6_CASES.map(([name, tree]) => [tree, name])).entries()];
   assert.ok(cases.length >= 2, 'two different trees');
@@ -160,12 +157,12 @@ test(`${CYCLES} images at one path, one file held open across each change`, () =
     host.closeImages();
   }
   host.close();
-  assert.equal(openDescriptors(), before);
+  assert.equal(fdCount(), before);
 });
 
 test(`${CYCLES} host directories at one path, one file held open across each change`, () => {
   const host = new Host();
-  const before = openDescriptors();
+  const before = fdCount();
   let held: { file: Entry; handle: Handle } | null = null;
   let old: { file: Entry; handle: Handle; content: string } | null = null;
   for (let i = 0; i < CYCLES; i++) {
@@ -185,7 +182,7 @@ test(`${CYCLES} host directories at one path, one file held open across each cha
   }
   if (host.union.check(PATH) < 0) host.union.umount(PATH);
   assert.deepEqual(host.union.list(), []);
-  assert.equal(openDescriptors(), before, 'every descriptor is closed');
+  assert.equal(fdCount(), before, 'every descriptor is closed');
   assert.equal(host.budget.used, 0);
   host.close();
 });

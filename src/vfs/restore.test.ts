@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { SILENT } from '../common/log.ts';
 import { PARKED } from '../fuse/request.ts';
 import { DescriptorBudget, type Passthrough } from '../passthrough/index.ts';
@@ -92,13 +93,12 @@ describe('a union continued elsewhere', () => {
 
   test('a passthrough goes on with its descriptors', () => {
     const base = mkdtempSync(join(tmpdir(), 'union-'));
-    const fds = (): number => readdirSync('/proc/self/fd').length;
     try {
       writeFileSync(join(base, 'f'), 'host file');
       const spec: PassthroughSpec = { kind: 'passthrough', source: base, cache: 'auto', readOnly: false, xattr: true };
       const budget = new DescriptorBudget(1000);
       const arena = Arena.create();
-      const start = fds();
+      const start = fdCount();
       const environment = (id: number, on: Arena) => ({ id, arena: on, log: SILENT, fetch: () => {}, budget });
       const union = new Union(arena);
       const id = union.newMemberId();
@@ -119,7 +119,7 @@ describe('a union continued elsewhere', () => {
       assert.deepEqual(again.file.node, file.node);
       assert.equal(guest.read(file.node, again.handle), 'HOST file');
       assert.equal(next.umount('/containers'), 0);
-      assert.equal(fds(), start);
+      assert.equal(fdCount(), start);
       assert.equal(budget.used, 0);
       assert.equal(guest.read(file.node, again.handle), -errno.ESTALE);
       arena.close();

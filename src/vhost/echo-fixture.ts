@@ -1,5 +1,5 @@
 /** Test set-up shared by this room: a frontend and an echo device of one thread, joined by a socket pair. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { close } from '../sys/io.ts';
 import { SOCK, socketpair } from '../sys/socket.ts';
 import type { BackendOptions } from './backend-owner.ts';
@@ -96,7 +96,6 @@ export function echo(run: Running, ring: DriverRing, data: Uint8Array, indirect 
   return run.ram.read(to, ring.usedBytes);
 }
 
-export const fdCount = (): number => readdirSync('/proc/self/fd').length;
 export const mapCount = (): number => readFileSync('/proc/self/maps', 'utf8').split('\n').length;
 
 /** Closes both ends of what `pipe` or `socketpair` made. */

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { close } from '../sys/io.ts';
 import { SOCK, socketpair } from '../sys/socket.ts';
 import { eventfd, notify, POLL, pollOne } from '../sys/wait.ts';
-import { fdCount } from './echo-fixture.ts';
 import { FRAME, FrameReader } from './framing.ts';
 import { Frontend, messageBytes } from './frontend.ts';
 import { FLAG, PAYLOAD_BYTES_MAX } from './messages.ts';

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { close, ftruncate } from '../sys/io.ts';
 import { getSeals, memfdCreate, SEAL } from '../sys/memory.ts';
 import { DriverRing } from './driver-ring.ts';
-import { ALL_PROTOCOL, ALL_VIRTIO, fdCount, type Joined, join, MIB } from './echo-fixture.ts';
+import { ALL_PROTOCOL, ALL_VIRTIO, type Joined, join, MIB } from './echo-fixture.ts';
 import { inflightRange } from './frontend.ts';
 import { GuestRam } from './guest-ram.ts';
 import { type InflightJournal, InflightRegion, inflightQueueBytes } from './inflight.ts';

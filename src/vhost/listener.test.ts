@@ -3,12 +3,13 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join as joinPath } from 'node:path';
 import { after, test } from 'node:test';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { errno } from '../sys/errno.ts';
 import { close } from '../sys/io.ts';
 import { SOCK, socketpair } from '../sys/socket.ts';
 import { eventfd } from '../sys/wait.ts';
 import { EchoDevice } from './echo-device.ts';
-import { ALL_VIRTIO, closeAll, fdCount } from './echo-fixture.ts';
+import { ALL_VIRTIO, closeAll } from './echo-fixture.ts';
 import { Frontend, readFeatureSet } from './frontend.ts';
 import { acceptFrontend, adoptSocket, listenAt } from './listener.ts';
 

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { close, ftruncate } from '../sys/io.ts';
 import { memfdCreate } from '../sys/memory.ts';
-import { fdCount, MIB, mapCount } from './echo-fixture.ts';
+import { MIB, mapCount } from './echo-fixture.ts';
 import { GuestRam } from './guest-ram.ts';
 import { GuestMemory, type RegionSpec } from './memory.ts';
 import { MEM_SLOTS_MAX } from './messages.ts';

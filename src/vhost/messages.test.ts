@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { close } from '../sys/io.ts';
 import { memfdCreate } from '../sys/memory.ts';
-import { ALL_PROTOCOL, ALL_VIRTIO, fdCount, join } from './echo-fixture.ts';
+import { ALL_PROTOCOL, ALL_VIRTIO, join } from './echo-fixture.ts';
 import { featureSet, PROTOCOL } from './features.ts';
 import {
   configRange,

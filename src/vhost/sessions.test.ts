@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { close } from '../sys/io.ts';
 import { memfdCreate } from '../sys/memory.ts';
 import { eventfd } from '../sys/wait.ts';
-import { ALL_PROTOCOL, ALL_VIRTIO, echo, fdCount, join, MIB, mapCount, running } from './echo-fixture.ts';
+import { ALL_PROTOCOL, ALL_VIRTIO, echo, join, MIB, mapCount, running } from './echo-fixture.ts';
 import { messageBytes, singleRegion, vringFd, vringState } from './frontend.ts';
 import { FLAG, MESSAGES } from './messages.ts';
 

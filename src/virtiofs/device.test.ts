@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { after, before, test } from 'node:test';
+import { fdCount } from '../common/descriptors.testing.ts';
 import { OPS } from '../fuse/opcodes.ts';
 import { errno } from '../sys/errno.ts';
 import { DeviceRig } from './testing/device-rig.ts';
@@ -104,7 +105,7 @@ test('100 reconnects, some with requests under way, leak nothing', () => {
   client.init();
   client.close();
   const count = (): { fds: number; maps: number } => ({
-    fds: fs.readdirSync('/proc/self/fd').length,
+    fds: fdCount(),
     maps: fs.readFileSync('/proc/self/maps', 'latin1').split('\n').length,
   });
   for (let i = 0; i < 100; i++) reconnect(i); // until V8 and the allocator have what they want

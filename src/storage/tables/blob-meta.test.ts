@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { fdCount } from '../../common/descriptors.testing.ts';
 import { freshDir } from '../cache/cache.testing.ts';
 import { CODECS } from '../codecs/codecs.ts';
 import { blobBytes, blobTable, expectedChunks, makeBlob } from '../fixtures.testing.ts';
@@ -103,11 +104,11 @@ test('a table that cannot be moved to its place serves this process, and leaves 
   const [info] = blobTable('v6-zstd-blake3');
   const path = join(freshDir(), 'meta');
   mkdirSync(path);
-  const before = readdirSync('/proc/self/fd').length;
+  const before = fdCount();
   const meta = await BlobMeta.open(info, path, reader(blobBytes(info.id)).read);
   assert.equal(meta.chunk(0).compressedOffset, 0);
   meta.close();
-  assert.equal(readdirSync('/proc/self/fd').length, before);
+  assert.equal(fdCount(), before);
 });
 
 describe('a table of many megabytes', () => {
