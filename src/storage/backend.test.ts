@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -144,6 +145,29 @@ test('localfs: a blob that appears after a failure is found', async () => {
   writeFileSync(join(root, 'main', id), 'x');
   assert.equal((await backend.read(id, 0, 1, NEVER)).toString(), 'x');
   backend.close();
+});
+
+test('localfs: a directory that hangs keeps neither readers nor the last threads of the pool', async () => {
+  // Opening a pipe waits for its other end, as opening a file of a dead server does for the server.
+  const ids = Array.from({ length: 8 }, (_, i) => `${i}`.repeat(64));
+  const pipes = ids.map((id) => join(root, 'main', id));
+  execFileSync('mkfifo', pipes);
+  const backend = await open('localfs', { dir: join(root, 'main') });
+  const reading = new AbortController();
+  const reads = ids.map((id) => backend.read(id, 0, 1, reading.signal));
+  try {
+    const other = await open('localfs', { dir: join(root, 'other') });
+    assert.deepEqual(await other.read(BLOB_ID, 0, 3, AbortSignal.timeout(10_000)), BLOB.subarray(0, 3));
+    other.close();
+    reading.abort(new Error('too late'));
+    for (const read of reads) await assert.rejects(read, /too late/);
+  } finally {
+    const ends = pipes.map((pipe) => openSync(pipe, 'r+'));
+    // Every opening ends now; no pipe can be read at an offset.
+    await Promise.allSettled(ids.map((id) => backend.read(id, 0, 1, NEVER)));
+    backend.close();
+    for (const end of ends) closeSync(end);
+  }
 });
 
 test('files of this machine are looked for at mount', () => {

@@ -8,7 +8,7 @@ import { codeOf } from '../../common/app-error.ts';
 import type { Backend } from '../backend.ts';
 import type { LocaldiskConfig } from '../config/config.ts';
 import { storageError } from '../errors.ts';
-import { readFileRange } from './file-range.ts';
+import { newFileGate, readFileRange, unlessAborted } from './file-range.ts';
 import { BASIC_DATA, type Partition, readGpt } from './gpt.ts';
 
 /** Characters of a blob id in the older kind. */
@@ -25,6 +25,7 @@ interface Disk {
 export function openLocaldisk(config: LocaldiskConfig): Backend {
   const where = config.devicePath;
   let opening: Promise<Disk> | null = null;
+  const gate = newFileGate();
 
   /** The table is read once; one that cannot be read is tried again by the next read. */
   function disk(): Promise<Disk> {
@@ -46,11 +47,10 @@ export function openLocaldisk(config: LocaldiskConfig): Backend {
     kind: 'localdisk',
     where,
     async read(blobId, offset, bytes, signal, sink) {
-      signal.throwIfAborted();
-      const { file, partition } = await find(blobId);
+      const { file, partition } = await unlessAborted(signal, find(blobId));
       const isInside = offset + bytes <= partition.bytes;
       const { buffer, gotBytes } = isInside
-        ? await readFileRange(file, partition.offset + offset, bytes, sink, signal).catch((error: unknown) => {
+        ? await readFileRange(gate, file, partition.offset + offset, bytes, sink, signal).catch((error: unknown) => {
             signal.throwIfAborted();
             throw storageError('BLOB_READ', { blobId, where, errno: codeOf(error) }, error);
           })

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Backend } from '../backend.ts';
 import type { LocalfsConfig } from '../config/config.ts';
 import { storageError } from '../errors.ts';
-import { readFileRange } from './file-range.ts';
+import { newFileGate, readFileRange, unlessAborted } from './file-range.ts';
 
 /** Files kept open; images have few blobs, and one open is 40 µs. */
 const OPEN_FILES_MAX = 32;
@@ -12,11 +12,14 @@ const OPEN_FILES_MAX = 32;
 export function openLocalfs(config: LocalfsConfig): Backend {
   const where = config.blobFile !== '' ? config.blobFile : config.dir;
   const files = new Map<string, Promise<FileHandle>>();
+  const gate = newFileGate();
+  /** Whoever waits may go; an opening, which others may wait for, goes on. */
+  const lasting = new AbortController().signal;
 
   function fileOf(blobId: string): Promise<FileHandle> {
     const known = files.get(blobId);
     if (known !== undefined) return known;
-    const opening = openFirst(blobId, pathsOf(config, blobId), where);
+    const opening = gate.run(lasting, () => openFirst(blobId, pathsOf(config, blobId), where));
     files.set(blobId, opening);
     // A failure is not remembered: the file may be put there any time.
     opening.catch(() => files.delete(blobId));
@@ -46,9 +49,8 @@ export function openLocalfs(config: LocalfsConfig): Backend {
     kind: 'localfs',
     where,
     async read(blobId, offset, bytes, signal, sink) {
-      signal.throwIfAborted();
-      const { buffer, gotBytes } = await fileOf(blobId)
-        .then((file) => readFileRange(file, offset, bytes, sink, signal))
+      const { buffer, gotBytes } = await unlessAborted(signal, fileOf(blobId))
+        .then((file) => readFileRange(gate, file, offset, bytes, sink, signal))
         .catch((error: unknown) => {
           signal.throwIfAborted();
           forget(blobId);
