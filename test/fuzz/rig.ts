@@ -57,16 +57,15 @@ export class Rig {
   static async start(): Promise<Rig> {
     const dir = fs.mkdtempSync(path.join(tmpdir(), 'fuzz-'));
     const isMounted = makeShare(dir);
-    const bad = path.join(dir, 'bad-blobs');
-    fs.mkdirSync(bad);
-    const blob = fs.readFileSync(path.join(BLOBS, RAW_BLOB_ID));
-    // Chunk data only: the chunk table lies at the end.
-    for (let at = 100; at < blob.length * RAW_DATA_PART; at += 1000) blob[at]! ^= 1;
-    fs.writeFileSync(path.join(bad, RAW_BLOB_ID), blob);
-    const daemon = await Nydusd.start();
-    // Nobody reads its output while this process waits for virtqueues.
-    const rig = new Rig(dir, daemon, isMounted, await setUp(dir, daemon, bad));
-    return rig;
+    let daemon: Nydusd | null = null;
+    try {
+      const bad = badBlobs(dir);
+      daemon = await Nydusd.start();
+      return new Rig(dir, daemon, isMounted, await setUp(dir, daemon, bad));
+    } catch (error) {
+      remove(dir, daemon, isMounted);
+      throw error;
+    }
   }
 
   /** Cache directory of /image, with the chunks of BIG_FILE. */
@@ -166,10 +165,14 @@ export class Rig {
   }
 
   end(): void {
-    this.daemon.kill();
-    if (this.isMounted) execFileSync('umount', ['-l', path.join(this.dir, 'share')]);
-    fs.rmSync(this.dir, { recursive: true, force: true });
+    remove(this.dir, this.daemon, this.isMounted);
   }
+}
+
+function remove(dir: string, daemon: Nydusd | null, isMounted: boolean): void {
+  daemon?.kill();
+  if (isMounted) execFileSync('umount', ['-l', path.join(dir, 'share')]);
+  fs.rmSync(dir, { recursive: true, force: true });
 }
 
 function mib(bytes: number): string {
@@ -200,6 +203,17 @@ function makeShare(dir: string): boolean {
   fs.symlinkSync('/etc', path.join(share, 'link'));
   if (isMounted) execFileSync('mkfifo', [path.join(share, 'fifo')]);
   return isMounted;
+}
+
+/** A directory with a damaged copy of the raw blob. */
+function badBlobs(dir: string): string {
+  const bad = path.join(dir, 'bad-blobs');
+  fs.mkdirSync(bad);
+  const blob = fs.readFileSync(path.join(BLOBS, RAW_BLOB_ID));
+  // Chunk data only: the chunk table lies at the end.
+  for (let at = 100; at < blob.length * RAW_DATA_PART; at += 1000) blob[at]! ^= 1;
+  fs.writeFileSync(path.join(bad, RAW_BLOB_ID), blob);
+  return bad;
 }
 
 async function setUp(dir: string, daemon: Nydusd, bad: string): Promise<Buffer> {
