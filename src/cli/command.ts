@@ -63,69 +63,72 @@ const ECHO_CHARS_MAX = 200;
  * @throws AppError USAGE for a missing value, a value outside its choices or range, a stray word
  */
 export function parseArgs<T extends OptionTable>(spec: CommandSpec<T>, argv: readonly string[]): Parsed<T> {
-  const names = new Map<string, string>();
-  for (const [long, option] of Object.entries(spec.options)) {
-    names.set(`--${long}`, long);
-    for (const alias of option.aliases ?? []) names.set(`--${alias}`, long);
-    if (option.short !== undefined) names.set(`-${option.short}`, long);
-  }
+  const names = namesOf(spec.options);
   const parsed: Parsed<T> = { subcommand: null, values: {}, operands: [], ignored: [], unknown: [] };
   const values: Record<string, string | true> = {};
-  const isSubcommand = (word: string): boolean =>
-    spec.subcommands !== undefined && Object.hasOwn(spec.subcommands, word);
-
   for (let i = 0; i < argv.length; i++) {
     const word = argv[i]!;
     if (!isOption(word)) {
-      const operands = parsed.subcommand === null ? undefined : spec.operands?.[parsed.subcommand];
-      const isMany = operands?.[operands.length - 1]?.endsWith('…') === true;
-      if (isMany || parsed.operands.length < (operands?.length ?? 0)) {
-        parsed.operands.push(word);
-        continue;
-      }
-      if (!isSubcommand(word))
-        throw usageError('USAGE', { command: spec.name, text: `unexpected word ${quoted(word)}` });
-      if (parsed.subcommand !== null && parsed.subcommand !== word) {
-        throw usageError('USAGE', {
-          command: spec.name,
-          text: `${quoted(parsed.subcommand)} and ${quoted(word)} at once`,
-        });
-      }
-      parsed.subcommand = word;
+      takeWord(spec, parsed, word);
       continue;
     }
     const { key, attached } = split(word, names);
     const long = names.get(key);
     const next = argv[i + 1];
     if (long === undefined) {
-      const takesNext = attached === null && next !== undefined && !isOption(next) && !isSubcommand(next);
-      const shown = takesNext ? `${word} ${next}` : word;
+      const takesNext = attached === null && next !== undefined && !isOption(next) && !isSubcommand(spec, next);
+      skip(spec, parsed, key, takesNext ? `${word} ${next}` : word);
       if (takesNext) i++;
-      const isIgnored = spec.ignored !== undefined && Object.hasOwn(spec.ignored, key);
-      if (isIgnored) parsed.ignored.push(shorten(shown));
-      else if (spec.unknown === 'skip') parsed.unknown.push(shorten(shown));
-      else throw usageError('USAGE', { command: spec.name, text: `unknown option ${quoted(key)}` });
       continue;
     }
     const option = spec.options[long]!;
-    if (option.value === undefined) {
-      // `--flag=false` never meant "on" to anybody who typed it.
-      if (attached === 'false') delete values[long];
-      else values[long] = true;
+    if (option.value !== undefined) {
+      const following = next === undefined || isOption(next) ? null : next;
+      values[long] = checked(spec.name, key, option, attached ?? following);
+      if (attached === null) i++;
       continue;
     }
-    let value = attached;
-    if (value === null) {
-      if (next === undefined || isOption(next)) {
-        throw usageError('USAGE', { command: spec.name, text: `${key} needs a value <${option.value}>` });
-      }
-      value = next;
-      i++;
-    }
-    values[long] = checked(spec.name, key, option, value);
+    // `--flag=false` never meant "on" to anybody who typed it.
+    if (attached === 'false') delete values[long];
+    else values[long] = true;
   }
   parsed.values = values as OptionValues<T>;
   return parsed;
+}
+
+/** As typed → long name. */
+function namesOf(options: OptionTable): Map<string, string> {
+  const names = new Map<string, string>();
+  for (const [long, { aliases = [], short }] of Object.entries(options)) {
+    for (const name of [long, ...aliases]) names.set(`--${name}`, long);
+    if (short !== undefined) names.set(`-${short}`, long);
+  }
+  return names;
+}
+
+function isSubcommand<T extends OptionTable>({ subcommands }: CommandSpec<T>, word: string): boolean {
+  return subcommands !== undefined && Object.hasOwn(subcommands, word);
+}
+
+/** An operand, as long as the subcommand names any, or the subcommand. */
+function takeWord<T extends OptionTable>(spec: CommandSpec<T>, parsed: Parsed<T>, word: string): void {
+  const refuse = (text: string) => usageError('USAGE', { command: spec.name, text });
+  const { subcommand } = parsed;
+  const operands = subcommand === null ? [] : (spec.operands?.[subcommand] ?? []);
+  if (operands.at(-1)?.endsWith('…') === true || parsed.operands.length < operands.length) {
+    parsed.operands.push(word);
+    return;
+  }
+  if (!isSubcommand(spec, word)) throw refuse(`unexpected word ${quoted(word)}`);
+  if (subcommand !== null && subcommand !== word) throw refuse(`${quoted(subcommand)} and ${quoted(word)} at once`);
+  parsed.subcommand = word;
+}
+
+/** @param shown the option with what it takes along, as typed */
+function skip<T extends OptionTable>(spec: CommandSpec<T>, parsed: Parsed<T>, key: string, shown: string): void {
+  if (spec.ignored !== undefined && Object.hasOwn(spec.ignored, key)) parsed.ignored.push(shorten(shown));
+  else if (spec.unknown === 'skip') parsed.unknown.push(shorten(shown));
+  else throw usageError('USAGE', { command: spec.name, text: `unknown option ${quoted(key)}` });
 }
 
 /** `-` alone is a word (standard input by convention), everything else that starts with a dash is an option. */
@@ -146,7 +149,9 @@ function split(word: string, names: ReadonlyMap<string, string>): { key: string;
   return equals < 0 ? { key: word, attached: null } : { key: word.slice(0, equals), attached: word.slice(equals + 1) };
 }
 
-function checked(command: string, key: string, option: OptionSpec, value: string): string {
+/** @param value null: there is none */
+function checked(command: string, key: string, option: OptionSpec, value: string | null): string {
+  if (value === null) throw usageError('USAGE', { command, text: `${key} needs a value <${option.value}>` });
   const fail = (text: string) => usageError('USAGE', { command, text: `${key} ${text}, not ${quoted(value)}` });
   if (value === '') throw fail(`needs a value <${option.value}>`);
   if (value.includes('\0')) throw fail('takes no NUL byte');
