@@ -7,16 +7,18 @@ import { closeSync, fstatSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { codeOf, explain } from '../common/app-error.ts';
+import { demandAnswer } from '../common/file-systems.ts';
 import type { Logger } from '../common/log.ts';
 import type { OpenedImage as Bootstrap } from '../rafs/open-image.ts';
 import type { BackendConfig, StorageConfig } from '../storage/config/config.ts';
 import type { Prefetch, PrefetchProgress } from '../storage/prefetch/prefetch.ts';
 import type { StoreStats } from '../storage/stats.ts';
 import type { BlobStore } from '../storage/store.ts';
-import type { WantedChunk } from '../storage/types.ts';
+import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import type { AccessTrace } from './access-trace.ts';
 import { daemonError } from './errors.ts';
 import { SIZE_BUCKETS } from './metrics-shape.ts';
+import { isSameName } from './mount-path.ts';
 import type { Images, MountRequest, OpenedImage } from './mounts.ts';
 import { type Cached, prefetchMetrics } from './prefetch-metrics.ts';
 import { trimProgramText } from './trim.ts';
@@ -55,14 +57,16 @@ export class LazyImages implements Images {
     private readonly servesOverlay: boolean,
   ) {}
 
-  async directoriesOf(configText: string): Promise<readonly string[]> {
+  async demandAnswers(bootstrap: string, configText: string): Promise<void> {
     const { parseConfig } = await import('../storage/config/config.ts');
+    let cache: StorageConfig['cache'] = null;
     try {
-      const { cache } = parseConfig(configText);
-      return cache === null ? [] : [cache.workDir];
+      ({ cache } = parseConfig(configText));
     } catch {
-      return [];
+      // `open` says what is wrong with it.
     }
+    const paths = cache === null ? [bootstrap] : [bootstrap, cache.workDir];
+    await Promise.all(paths.map((path) => demandAnswer(path)));
   }
 
   async open(path: string, bootstrapPath: string, configText: string): Promise<OpenedImage> {
@@ -82,21 +86,9 @@ export class LazyImages implements Images {
     }
     const { store } = this;
     const config = parseConfig(configText);
-    const isCovered = this.servesOverlay && path === '/';
-    if (config.overlay !== null && !isCovered) throw daemonError('OVERLAY_HERE', { path });
-    if (config.cache !== null) await demandDirectory(config.cache.workDir);
-    else if (config.lacksWorkDir) this.log.warn(`${path}: its cache has no work_dir; what is read is not kept`);
+    await this.check(path, config);
     const bootstrap = openImage(bootstrapPath);
-    const blobs: ReturnType<BlobStore['openBlob']>[] = [];
-    try {
-      for (const info of bootstrap.blobs) blobs.push(store.openBlob(info, bootstrap.digests(info.index), config));
-    } catch (error) {
-      for (const blob of blobs) store.closeBlob(blob.handle);
-      bootstrap.close();
-      closeSync(bootstrap.fd);
-      throw error;
-    }
-    const { geometry } = bootstrap;
+    const blobs = openBlobs(store, bootstrap, config);
     const image: OpenedImage = {
       member: {
         kind: 'rafs',
@@ -115,33 +107,34 @@ export class LazyImages implements Images {
             pattern: config.accessPattern,
             latest: config.latestReadFiles,
             shared: FileStats.create(bootstrap.inodes).shared,
-            root: geometry.root,
+            root: bootstrap.geometry.root,
           }
         : null,
-      superblock: {
-        magic: geometry.version === 6 ? 0xe0f5_e1e2 : 0x5241_4653,
-        version: geometry.version * 0x100,
-        inodes_count: bootstrap.inodes,
-        flags: geometry.flags,
-        chunk_size: bootstrap.chunkSize,
-        blob_count: bootstrap.blobs.length,
-        root_nid: geometry.root,
-        size: geometry.fileBytes,
-        chunk_table_offset: geometry.version === 6 ? geometry.chunkTableOffset : 0,
-        chunk_table_size: geometry.version === 6 ? geometry.chunkTableSize : 0,
-        prefetch_table_offset: geometry.prefetchOffset,
-        prefetch_table_entries: geometry.prefetchEntries,
-      },
+      superblock: superblockOf(bootstrap),
     };
+    this.keep(image, { path, bootstrap, config }, store);
+    return image;
+  }
+
+  /** @throws AppError OVERLAY_HERE, WORK_DIR */
+  private async check(path: string, config: StorageConfig): Promise<void> {
+    const isCovered = this.servesOverlay && path === '/';
+    if (config.overlay !== null && !isCovered) throw daemonError('OVERLAY_HERE', { path });
+    if (config.cache !== null) await demandDirectory(config.cache.workDir);
+    else if (config.lacksWorkDir) this.log.warn(`${path}: its cache has no work_dir; what is read is not kept`);
+  }
+
+  /** Enters an image that is open, until its last blob is released. */
+  private keep(image: OpenedImage, opened: Pick<Parts, 'path' | 'bootstrap' | 'config'>, store: BlobStore): void {
+    const { blobs } = image.member;
     const handles = new Set(blobs.map(({ handle }) => handle));
-    if (handles.size === 0) bootstrap.close();
-    else this.parts.set(image, { path, bootstrap, config, handles, prefetch: null, isEnding: false, changed: {} });
+    if (handles.size === 0) opened.bootstrap.close();
+    else this.parts.set(image, { ...opened, handles, prefetch: null, isEnding: false, changed: {} });
     for (const handle of handles) this.ownerOf.set(handle, image);
     // While the device thread mounts it.
     setImmediate(() => {
       for (const handle of handles) store.prepare(handle);
     });
-    return image;
   }
 
   mounted(image: OpenedImage, { prefetchFiles, prefetchTrace }: MountRequest): void {
@@ -190,7 +183,7 @@ export class LazyImages implements Images {
   }
 
   async fetch(blob: number, chunks: readonly WantedChunk[]): Promise<void> {
-    if (this.store === null) throw daemonError('NO_COUNTER', { id: `blob ${blob}` });
+    if (this.store === null) throw new Error(`blob ${blob} is of no image: none was ever opened`);
     await this.store.fetch(blob, chunks);
   }
 
@@ -307,6 +300,39 @@ export class LazyImages implements Images {
   }
 }
 
+/** Opens every blob of an image, or none. @throws what `BlobStore.openBlob` throws; the bootstrap is closed then */
+function openBlobs(store: BlobStore, bootstrap: Bootstrap, config: StorageConfig): BlobHandle[] {
+  const blobs: BlobHandle[] = [];
+  try {
+    for (const info of bootstrap.blobs) blobs.push(store.openBlob(info, bootstrap.digests(info.index), config));
+    return blobs;
+  } catch (error) {
+    for (const blob of blobs) store.closeBlob(blob.handle);
+    bootstrap.close();
+    closeSync(bootstrap.fd);
+    throw error;
+  }
+}
+
+/** `GET /api/v1/daemon/backend`, kata-contract 4.5. */
+function superblockOf({ geometry, inodes, chunkSize, blobs }: Bootstrap): object {
+  const isV6 = geometry.version === 6;
+  return {
+    magic: isV6 ? 0xe0f5_e1e2 : 0x5241_4653,
+    version: geometry.version * 0x100,
+    inodes_count: inodes,
+    flags: geometry.flags,
+    chunk_size: chunkSize,
+    blob_count: blobs.length,
+    root_nid: geometry.root,
+    size: geometry.fileBytes,
+    chunk_table_offset: isV6 ? geometry.chunkTableOffset : 0,
+    chunk_table_size: isV6 ? geometry.chunkTableSize : 0,
+    prefetch_table_offset: geometry.prefetchOffset,
+    prefetch_table_entries: geometry.prefetchEntries,
+  };
+}
+
 const wantsFiles = (config: StorageConfig): boolean =>
   config.iostatsFiles || config.accessPattern || config.latestReadFiles;
 
@@ -324,8 +350,6 @@ function identityOf(fd: number): string {
   return [dev, ino, size, mtimeNs].join(':');
 }
 
-/** Mount point or `device.id`, with or without a leading slash (kata-contract 4.5 and 8, entry 12). */
-function names(id: string, path: string, config: StorageConfig): boolean {
-  const bare = (name: string) => name.replace(/^\//, '');
-  return bare(id) === bare(path) || bare(id) === bare(config.id);
-}
+/** Mount point or `device.id`. */
+const names = (id: string, path: string, config: StorageConfig): boolean =>
+  isSameName(id, path) || isSameName(id, config.id);

@@ -8,6 +8,7 @@ import { StatsView } from '../fuse/stats-view.ts';
 import { ROOT_LOCAL } from '../vfs/node-ids.ts';
 import type { Daemon } from './daemon.ts';
 import { daemonError } from './errors.ts';
+import { isSameName } from './mount-path.ts';
 import type { FileAccounting, Mount } from './mounts.ts';
 
 const READ = FOPS.indexOf('READ');
@@ -23,14 +24,14 @@ function pick(daemon: Daemon, id: string | null, wanted: (mount: Mount) => boole
   const images = mounts.filter(isRafs);
   if (id === null && images.length === 1) return images[0]!;
   if (id === null && mounts.length === 1) return mounts[0]!;
-  const same = (name: string | undefined): boolean => name !== undefined && bare(name) === bare(id ?? '');
+  if (id === null) throw daemonError('NO_COUNTER', { id: '' });
   const found =
-    id === null ? undefined : (mounts.find((m) => same(m.path)) ?? mounts.find((m) => same(m.image?.configId)));
-  if (found === undefined) throw daemonError('NO_COUNTER', { id: id ?? '' });
+    mounts.find(({ path }) => isSameName(path, id)) ??
+    mounts.find(({ image }) => image !== null && isSameName(image.configId, id));
+  if (found === undefined) throw daemonError('NO_COUNTER', { id });
   return found;
 }
 
-const bare = (name: string): string => (name.startsWith('/') ? name.slice(1) : name);
 const isRafs = (mount: Mount): boolean => mount.image !== null;
 const any = (): boolean => true;
 

@@ -20,3 +20,10 @@ export function mountPath(text: string): string {
   }
   return `/${names.join('/')}`;
 }
+
+/** Clients name a mount, and the id of a configuration, with or without the leading slash (kata-contract 4.5 and 8, entry 12). */
+export function isSameName(a: string, b: string): boolean {
+  return bare(a) === bare(b);
+}
+
+const bare = (name: string): string => (name.startsWith('/') ? name.slice(1) : name);

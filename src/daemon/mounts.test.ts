@@ -54,9 +54,7 @@ class FakeImages implements Images {
   mountedCount = 0;
   endingCount = 0;
 
-  async directoriesOf(): Promise<readonly string[]> {
-    return [];
-  }
+  async demandAnswers(): Promise<void> {}
   mounted(): void {
     this.mountedCount++;
   }

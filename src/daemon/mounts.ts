@@ -51,8 +51,8 @@ export interface OpenedImage {
 
 /** Where images come from and go to. */
 export interface Images {
-  /** Directories that `open` will touch beside the bootstrap. Never rejects: what is wrong with `config` says `open`. */
-  directoriesOf(config: string): Promise<readonly string[]>;
+  /** Returns when what `open` will touch can be looked at. What is wrong with it says `open`. @throws AppError SOURCE_HANGS */
+  demandAnswers(bootstrap: string, config: string): Promise<void>;
   /** Opens bootstrap and blobs; `config` is a text of kata-contract 3.3. */
   open(path: string, bootstrap: string, config: string): Promise<OpenedImage>;
   /** The image is mounted: prefetch may begin. Returns at once and never throws. */
@@ -203,9 +203,8 @@ export class Mounts {
 
   /** @throws AppError MOUNT_FAILED when something that will be touched in the change's turn hangs */
   private async answering(path: string, { fsType, source, config }: MountRequest): Promise<void> {
-    const directories = fsType === RAFS_NAME ? await this.images.directoriesOf(config) : [];
     try {
-      await Promise.all([source, ...directories].map((touched) => demandAnswer(touched)));
+      await (fsType === RAFS_NAME ? this.images.demandAnswers(source, config) : demandAnswer(source));
     } catch (error) {
       throw failed(path, source, error);
     }

@@ -67,7 +67,7 @@ function savedMount({ path, member, request, mountedTime, image }: Mount, images
 
 /**
  * Goes on with what the supervisor keeps: afterwards everything is as it was, but not served yet.
- * @throws AppError SUPERVISOR, STATE, DEVICE, MOUNT_FAILED; nothing is kept then
+ * @throws AppError SUPERVISOR, STATE, DEVICE, MOUNT_FAILED, SOURCE_HANGS; nothing is kept then
  */
 export async function restore(parts: HandOver): Promise<void> {
   const { device, mounts, images, log } = parts;
@@ -115,7 +115,9 @@ async function reopen(saved: SavedMount, parts: HandOver): Promise<OpenedImage> 
   const { path, request, identity, changed } = saved;
   const own = parts.ownConfig(path, request.source);
   const isRenewed = own !== null && own !== request.config;
-  const image = await parts.images.open(path, request.source, isRenewed ? own : request.config);
+  const config = isRenewed ? own : request.config;
+  await parts.images.demandAnswers(request.source, config);
+  const image = await parts.images.open(path, request.source, config);
   try {
     if (image.identity !== identity) {
       const reason = 'the file was replaced or written since it was mounted';
