@@ -68,21 +68,14 @@ const setDaemon = withBody('Configure', ({ daemon }, ask) => {
   return DONE;
 });
 
-const mount = withBody('Mount', async ({ daemon }, ask) => {
-  const where = mountpointOf(ask);
-  const request = parseMount(ask.body);
-  daemon.demandRunning();
-  await daemon.mounts.mount(where, request);
-  return DONE;
-});
-
-const remount = withBody('Mount', async ({ daemon }, ask) => {
-  const where = mountpointOf(ask);
-  const request = parseMount(ask.body);
-  daemon.demandRunning();
-  await daemon.mounts.remount(where, request);
-  return DONE;
-});
+const mounting = (method: 'mount' | 'remount'): Route =>
+  withBody('Mount', async ({ daemon }, ask) => {
+    const where = mountpointOf(ask);
+    const request = parseMount(ask.body);
+    daemon.demandRunning();
+    await daemon.mounts[method](where, request);
+    return DONE;
+  });
 
 const umount = send('Mount', async ({ daemon, strictUmount }, ask) => {
   const where = mountpointOf(ask);
@@ -163,7 +156,7 @@ export const ROUTES: Readonly<Record<string, Methods>> = {
   '/api/v1/daemon/exit': { PUT: leave },
   '/api/v1/daemon/fuse/sendfd': { PUT: step('Upgrade', (daemon) => daemon.sendFd()) },
   '/api/v1/daemon/fuse/takeover': { PUT: step('Upgrade', (daemon) => daemon.takeOver()) },
-  '/api/v1/mount': { POST: mount, PUT: remount, DELETE: umount },
+  '/api/v1/mount': { POST: mounting('mount'), PUT: mounting('remount'), DELETE: umount },
   '/api/v1/trace': { GET: get('AccessTrace', async ({ daemon }, ask) => ok(await daemon.trace(mountpointOf(ask)))) },
   '/api/v1/metrics': { GET: metrics('GlobalMetrics', (m) => m.fsMetrics) },
   '/api/v1/metrics/files': { GET: metrics('FsFilesMetrics', (m) => m.filesMetrics) },

@@ -12,7 +12,7 @@ import { createOptions, runCreate } from './nydus-image-create.ts';
 
 const NAME = 'nydus-image';
 
-/** Commands of the reference tool that are not built yet, with what to use meanwhile. */
+/** Commands of the reference tool that are not built yet, and what they would do. */
 const NOT_BUILT = {
   merge: 'Overlay the bootstraps of layers',
   inspect: 'Look into a bootstrap interactively',

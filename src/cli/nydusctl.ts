@@ -200,7 +200,7 @@ async function mount(client: ApiClient, args: Parsed<Options>): Promise<void> {
   const source = required(args, 'source');
   // Upstream wants a file for directories too, where it says nothing; we do without.
   const config = type === 'passthrough_fs' && args.values.config === undefined ? '' : read(required(args, 'config'));
-  await client.send('POST', mountPath(where), { source, fs_type: type, config });
+  await client.send('POST', mountUrl(where), { source, fs_type: type, config });
 }
 
 function read(path: string): string {
@@ -214,9 +214,9 @@ function read(path: string): string {
 async function umount(client: ApiClient, args: Parsed<Options>): Promise<void> {
   const where = args.values.mountpoint ?? args.operands[0];
   if (where === undefined) throw misuse('--mountpoint is required');
-  await client.send('DELETE', mountPath(where));
+  await client.send('DELETE', mountUrl(where));
 }
 
-function mountPath(where: string): string {
+function mountUrl(where: string): string {
   return `/api/v1/mount?mountpoint=${encodeURIComponent(where).replaceAll('%2F', '/')}`;
 }

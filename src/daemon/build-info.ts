@@ -8,7 +8,7 @@ export interface BuildInfo {
   rustc: string;
 }
 
-/** Written into the bundle by scripts/build.ts; absent when the sources run directly. */
+/** Written into the bundle by scripts/build.mjs; absent when the sources run directly. */
 declare const NYDUSD_BUILD: { version: string; commit: string; time: string } | undefined;
 
 const build =

@@ -80,7 +80,7 @@ export class Device {
         this.ended(explain(error));
       });
       this.worker.on('exit', (code) => {
-        reject(daemonError('DEVICE_GONE', { reason: `exit code ${code}` }));
+        reject(daemonError('DEVICE_GONE', { reason: `it ended with exit code ${code}` }));
         this.ended(`exit code ${code}`);
       });
     });
@@ -140,7 +140,7 @@ export class Device {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         this.waiters.delete(id);
-        reject(daemonError('DEVICE_GONE', { reason: `no answer within ${ANSWER_MS_MAX / 1000} s` }));
+        reject(daemonError('DEVICE_GONE', { reason: `none within ${ANSWER_MS_MAX / 1000} s` }));
       }, ANSWER_MS_MAX);
       this.waiters.set(id, { resolve, reject, timer });
       this.post(build(id));

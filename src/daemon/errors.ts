@@ -48,7 +48,7 @@ export const daemonError = defineErrors<Facts>({
   },
   SOCKET_BIND: { retryable: false, say: ({ path, reason }) => `cannot listen on ${path}: ${reason}` },
   TRANSPORT: { retryable: false, say: ({ reason }) => reason },
-  DEVICE_GONE: { retryable: false, say: ({ reason }) => `the device thread has ended: ${reason}` },
+  DEVICE_GONE: { retryable: false, say: ({ reason }) => `no answer from the device thread: ${reason}` },
   DEVICE: { retryable: false, say: ({ errno, text }) => (text === '' ? errnoText(errno) : text) },
   MOUNT_EXISTS: { retryable: false, say: ({ path }) => `something is mounted at ${path} already; unmount it first` },
   MOUNT_UNKNOWN: { retryable: false, say: ({ path }) => `nothing is mounted at ${path}` },
