@@ -96,7 +96,7 @@ export class LazyImages implements Images {
         bootstrapPath,
         blobs,
         validate: config.validate,
-        trace: newAccessLog(),
+        trace: newAccessLog(bootstrap.blobs),
       },
       identity: identityOf(bootstrap.fd),
       shownConfig: shownConfig(config),

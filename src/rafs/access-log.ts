@@ -8,8 +8,8 @@
  */
 import type { BlobHandle } from '../storage/types.ts';
 
-/** A megabyte a mount: 131,071 chunks. */
-const LOG_BYTES = 1 << 20;
+/** A megabyte a mount: 131,071 chunks. An image of fewer gets less: garbage of 1 MiB a mount piles up unseen by its collector. */
+const LOG_BYTES_MAX = 1 << 20;
 const HEAD_WORDS = 2;
 const ENTRY_WORDS = 2;
 
@@ -19,8 +19,10 @@ export interface AccessEntry {
   k: number;
 }
 
-export function newAccessLog(): SharedArrayBuffer {
-  return new SharedArrayBuffer(LOG_BYTES);
+/** A log with room for every chunk of `blobs`, as far as that is within LOG_BYTES_MAX. */
+export function newAccessLog(blobs: readonly { chunkCount: number }[]): SharedArrayBuffer {
+  const chunks = blobs.reduce((sum, { chunkCount }) => sum + chunkCount, 0);
+  return new SharedArrayBuffer(Math.min((HEAD_WORDS + chunks * ENTRY_WORDS) * 4, LOG_BYTES_MAX));
 }
 
 /** The device thread's side. */
