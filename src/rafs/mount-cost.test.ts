@@ -10,6 +10,8 @@ import { ImageWalker } from './walk.ts';
 
 const TIME_DIFFERENCE_MS_MAX = 20;
 const RSS_DIFFERENCE_BYTES_MAX = 4 * 1024 * 1024;
+/** Whoever else works on the machine only adds to a cost. */
+const ROUNDS_MAX = 5;
 
 const dir = mkdtempSync(join(tmpdir(), 'rafs-cost-'));
 
@@ -38,17 +40,37 @@ for (const [version, write, dirs] of [
     });
 
     test(`mounting, looking up and listing: ${dirs * 1000} inodes cost the time and memory of 10,000`, (t) => {
-      const probe = join(import.meta.dirname, 'mount-cost.probe.testing.ts');
-      const out = execFileSync(process.execPath, ['--expose-gc', '--import', 'tsx', probe, small, small, large], {
-        encoding: 'utf8',
-        timeout: 60_000,
-      });
-      const [few, many] = JSON.parse(out) as { ms: number; rssBytes: number; names: number }[];
+      let [few, many] = probe(small, large);
+      for (let round = 1; round < ROUNDS_MAX && !isAlike(few, many); round++) {
+        const again = probe(small, large);
+        [few, many] = [lower(few, again[0]), lower(many, again[1])];
+      }
       t.diagnostic(`10,011 names: ${few.ms.toFixed(2)} ms, ${few.rssBytes} bytes of RSS`);
       t.diagnostic(`${many.names} names: ${many.ms.toFixed(2)} ms, ${many.rssBytes} bytes of RSS`);
       assert.deepEqual([few.names, many.names], [10_011, 1 + dirs * 1001]);
-      assert.ok(Math.abs(many.ms - few.ms) <= TIME_DIFFERENCE_MS_MAX);
-      assert.ok(Math.abs(many.rssBytes - few.rssBytes) <= RSS_DIFFERENCE_BYTES_MAX);
+      assert.ok(isAlike(few, many), JSON.stringify({ few, many }));
     });
   });
+}
+
+interface Cost {
+  ms: number;
+  rssBytes: number;
+  names: number;
+}
+
+function probe(small: string, large: string): [few: Cost, many: Cost] {
+  const file = join(import.meta.dirname, 'mount-cost.probe.testing.ts');
+  // The small one twice: the first is the warm-up.
+  const argv = ['--expose-gc', '--import', 'tsx', file, small, small, large];
+  return JSON.parse(execFileSync(process.execPath, argv, { encoding: 'utf8', timeout: 60_000 }));
+}
+
+function isAlike(a: Cost, b: Cost): boolean {
+  const isTimeAlike = Math.abs(a.ms - b.ms) <= TIME_DIFFERENCE_MS_MAX;
+  return isTimeAlike && Math.abs(a.rssBytes - b.rssBytes) <= RSS_DIFFERENCE_BYTES_MAX;
+}
+
+function lower(a: Cost, b: Cost): Cost {
+  return { ...a, ms: Math.min(a.ms, b.ms), rssBytes: Math.min(a.rssBytes, b.rssBytes) };
 }
