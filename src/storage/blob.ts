@@ -18,20 +18,20 @@ import { ChunkLocks } from './cache/chunk-locks.ts';
 import type { BlobSpill } from './cache/spill.ts';
 import { UnprovenChunks } from './cache/unproven-chunks.ts';
 import { ChunkInstaller } from './chunk-installer.ts';
-import { ChunkExtents, ChunkPlaces, newPlaces } from './chunk-places.ts';
 import { cipherOf } from './codecs/cipher.ts';
 import { CODECS } from './codecs/codecs.ts';
 import type { Decoding } from './codecs/decode-chunk.ts';
 import { isBad } from './codecs/decode-chunk.ts';
-import { describedChunk, describedDigest, EqualChunks, isUnnumbered, ownTable } from './described-chunks.ts';
+import { describedDigest, ownTable } from './described-chunks.ts';
 import { storageError } from './errors.ts';
 import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation } from './fetch-plan.ts';
 import { PendingChunks } from './pending-chunks.ts';
+import { PlacedChunks } from './placed-chunks.ts';
 import type { RangeArrivals, UnitChunks } from './prefetch/range-arrivals.ts';
 import { fetchRange } from './range-fetch.ts';
 import type { StoreStats } from './stats.ts';
 import { hasBlobDigests } from './tables/blob-digests.ts';
-import { FEATURE, hasChunkTable } from './tables/blob-layout.ts';
+import { hasChunkTable } from './tables/blob-layout.ts';
 import type { BlobMeta } from './tables/blob-meta.ts';
 import { isStreamed } from './tables/blob-meta-stream.ts';
 import { BlobTables, LOCK_WAIT_MS, type ReadRange } from './tables/blob-tables.ts';
@@ -42,6 +42,8 @@ const LOCK_POLL_MS = 2;
 const LOCK_POLL_MAX_MS = 20;
 /** A chunk that went from memory before its reader came is brought again, this often; then the reader asks anew. */
 const BRING_TRIES = 4;
+
+const NONE_FOUND: ReadonlyMap<WantedChunk, PlannedChunk> = new Map();
 
 export interface BlobOptions {
   validate: boolean;
@@ -79,13 +81,8 @@ export class Blob {
   readonly tables: BlobTables;
   readonly installer: ChunkInstaller;
   readonly cache: ChunkCache;
-  readonly places: ChunkPlaces;
-  /** Null where the blob's own table says where chunks lie, and where they lie in the cache as in the blob. */
-  private readonly extents: ChunkExtents | null;
+  readonly placed: PlacedChunks;
   private readonly unproven: UnprovenChunks;
-  private readonly equal: EqualChunks | null;
-  /** The image's numbers of chunks are not those of the blob's table. */
-  readonly isRenumbered: boolean;
   private readonly closing = new AbortController();
   private running = 0;
   private drained: (() => void) | null = null;
@@ -102,13 +99,9 @@ export class Blob {
     this.cache = new ChunkCache(info.id, files, spill, options.keeper, stats, log);
     this.cache.attach();
     this.locks = new ChunkLocks(() => files.lockFd);
-    this.places = new ChunkPlaces(newPlaces(info.chunkCount));
-    const isInPlace = (info.features & (FEATURE.TARFS | FEATURE.EXTERNAL)) !== 0;
-    this.extents = info.described === true && !isInPlace ? new ChunkExtents(info.chunkSize) : null;
-    this.equal = isUnnumbered(info) ? new EqualChunks() : null;
-    this.isRenumbered = info.described !== true && isUnnumbered(info);
+    this.placed = new PlacedChunks(info);
     this.tables = new BlobTables(
-      this.isRenumbered ? ownTable(info) : info,
+      this.placed.isRenumbered ? ownTable(info) : info,
       files.metaPath,
       this.locks,
       reads.meta,
@@ -139,17 +132,18 @@ export class Blob {
     this.throwIfClosed();
     this.files.renewIfCut();
     for (const { chunkIndex } of asked) {
-      if (!(chunkIndex >= 0 && chunkIndex < this.info.chunkCount)) throw this.wrong(chunkIndex, 'is not in the blob');
+      if (chunkIndex >= 0 && chunkIndex < this.info.chunkCount) continue;
+      throw storageError('CHUNK', { blobId: this.info.id, chunk: chunkIndex, rule: 'is not in the blob' });
     }
     const wanted = asked.filter(({ isAhead }) => isAhead !== true);
     let ahead = asked.filter(({ isAhead }) => isAhead === true);
-    await this.tracked(() => this.place(wanted));
+    const found = await this.tracked(() => this.place(wanted));
     for (let tries = 1; tries <= BRING_TRIES; tries++) {
       const absent = wanted.filter(({ chunkIndex }) => !this.cache.look(chunkIndex));
       // What was to come behind them is wanted all the same when they have come meanwhile.
       if (absent.length === 0 && ahead.length === 0) break;
       this.cache.attach();
-      await this.tracked(() => this.bring(absent, ahead, digests));
+      await this.tracked(() => this.bring(absent, found, ahead, digests));
       ahead = [];
     }
     for (const { chunkIndex } of wanted) this.spill.touch(chunkIndex);
@@ -180,19 +174,19 @@ export class Blob {
     });
   }
 
-  /** Makes known where chunks lie, also those that are in the cache already. @throws CHUNK when the image says otherwise */
-  private async place(wanted: readonly WantedChunk[]): Promise<void> {
-    if (this.info.described === true) {
-      for (const chunk of wanted) this.described(chunk);
-      return;
-    }
-    if (wanted.every(({ chunkIndex }) => this.places.bytes(chunkIndex) !== 0)) return;
-    const meta = await this.tables.open();
-    for (const chunk of wanted) this.check(meta, chunk);
+  /**
+   * Makes known where chunks lie, also those that are in the cache already. Returns those it had to look for.
+   * @throws CHUNK when the image says otherwise
+   */
+  private async place(wanted: readonly WantedChunk[]): Promise<ReadonlyMap<WantedChunk, PlannedChunk>> {
+    if (wanted.every((chunk) => this.placed.isKnown(chunk))) return NONE_FOUND;
+    const meta = this.info.described === true ? null : await this.tables.open();
+    return new Map(wanted.map((chunk) => [chunk, this.placed.find(meta, chunk)]));
   }
 
   private async bring(
     absent: readonly WantedChunk[],
+    found: ReadonlyMap<WantedChunk, PlannedChunk>,
     ahead: readonly WantedChunk[],
     digests: ChunkDigests,
   ): Promise<void> {
@@ -201,7 +195,7 @@ export class Blob {
     const meta = isDescribed ? null : await this.tables.open();
     if (meta !== null && absent.some(({ startsFile }) => startsFile === true)) this.speculation.forFile();
     const waits = absent.map((chunk) =>
-      meta === null ? this.demandDescribed(chunk, digests) : this.demand(this.check(meta, chunk), digests),
+      this.demandAs(found.get(chunk) ?? this.placed.find(meta, chunk), chunk, digests),
     );
     if (this.options.amplifyIoBytes > 0 && this.cache.isWritable) {
       for (const chunk of ahead) this.readAhead(meta, chunk, digests);
@@ -211,12 +205,12 @@ export class Blob {
 
   /** Goes into the plan of those that are wanted, which has this file's next chunks in it. */
   private readAhead(meta: BlobMeta | null, wanted: WantedChunk, digests: ChunkDigests): void {
-    const chunk = meta === null ? this.described(wanted) : this.check(meta, wanted);
+    const chunk = this.placed.find(meta, wanted);
     const { index } = chunk;
     if (this.pending.has(index) || this.promised.has(index)) return;
     if (this.cache.isReady(index) || this.cache.isUnproven(index)) return;
     this.enqueue(chunk);
-    this.pending.addAhead(index, meta === null ? describedDigest(wanted, digests) : digests);
+    this.pending.addAhead(index, describedDigest(wanted, digests));
   }
 
   /** Aborts what is under way (its readers get CLOSED) and closes the files when it has ended. */
@@ -231,26 +225,6 @@ export class Blob {
     this.cache.close();
   }
 
-  /** The chunk as the blob stores it. @throws CHUNK when the image says otherwise */
-  check(meta: BlobMeta, wanted: WantedChunk): PlannedChunk {
-    const info = meta.chunk(this.isRenumbered ? this.numberAt(meta, wanted) : wanted.chunkIndex);
-    if (this.isRenumbered) this.places.set(wanted.chunkIndex, info.uncompressedOffset, info.uncompressedSize);
-    else if (this.places.bytes(wanted.chunkIndex) === 0) this.places.learn(meta, wanted.chunkIndex);
-    if (info.uncompressedOffset !== wanted.uncompressedOffset) {
-      throw this.wrong(
-        wanted.chunkIndex,
-        `lies at byte ${info.uncompressedOffset}, the image says ${wanted.uncompressedOffset}`,
-      );
-    }
-    if (info.uncompressedSize < wanted.bytes) {
-      throw this.wrong(
-        wanted.chunkIndex,
-        `byte ${info.compressedOffset}: has ${info.uncompressedSize} bytes, the image needs ${wanted.bytes}`,
-      );
-    }
-    return { index: wanted.chunkIndex, info };
-  }
-
   /**
    * A dictionary blob has chunks that an image never names: nothing could vouch for them, so nobody fetches them ahead.
    */
@@ -258,34 +232,7 @@ export class Blob {
     return this.options.validate && !hasBlobDigests(this.info) && digests(index) === null;
   }
 
-  /**
-   * A described chunk under the number that storage knows it by. What an image said first of a number binds it: nothing
-   * else could tell which of two descriptions is the right one.
-   * @throws CHUNK when it is senseless, or contradicts an earlier one
-   */
-  described(wanted: WantedChunk): PlannedChunk {
-    const { chunkIndex } = wanted;
-    const { info } = describedChunk(this.info, wanted);
-    const { uncompressedOffset: offset, uncompressedSize: bytes } = info;
-    const index = this.equal?.first(wanted) ?? chunkIndex;
-    if (this.places.bytes(chunkIndex) !== 0 && this.places.offset(chunkIndex) !== offset) {
-      throw this.wrong(chunkIndex, `lies at byte ${this.places.offset(chunkIndex)}, the image says ${offset}`);
-    }
-    const other = this.extents?.claim(index, offset, bytes) ?? -1;
-    if (other >= 0) throw this.wrong(chunkIndex, `byte ${offset}: lies over chunk ${other}`);
-    this.places.set(chunkIndex, offset, bytes);
-    return { index, info };
-  }
-
-  /** Number of the chunk in the blob's own table, of one that the image counts otherwise: places it does not change. */
-  private numberAt(meta: BlobMeta, wanted: WantedChunk): number {
-    const found = meta.chunkAt(wanted.uncompressedOffset);
-    if (found < 0) throw this.wrong(wanted.chunkIndex, `lies at ${wanted.uncompressedOffset}, where the blob has none`);
-    return found;
-  }
-
-  private async demandDescribed(wanted: WantedChunk, digests: ChunkDigests): Promise<void> {
-    const chunk = this.described(wanted);
+  private async demandAs(chunk: PlannedChunk, wanted: WantedChunk, digests: ChunkDigests): Promise<void> {
     await this.demand(chunk, describedDigest(wanted, digests));
     if (chunk.index !== wanted.chunkIndex) await this.cache.alias(chunk.index, wanted.chunkIndex);
   }
@@ -324,7 +271,7 @@ export class Blob {
     void this.tracked(async () => {
       try {
         this.throwIfClosed();
-        const isAlone = this.info.described === true || this.isRenumbered;
+        const isAlone = this.info.described === true || this.placed.isRenumbered;
         const meta = isAlone ? null : await this.tables.open();
         for (const range of this.plan(meta, wanted)) void this.tracked(() => this.run(range));
       } catch (error) {
@@ -419,9 +366,5 @@ export class Blob {
 
   private throwIfClosed(): void {
     this.closing.signal.throwIfAborted();
-  }
-
-  private wrong(chunk: number, rule: string) {
-    return storageError('CHUNK', { blobId: this.info.id, chunk, rule });
   }
 }

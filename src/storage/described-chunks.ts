@@ -60,7 +60,7 @@ function storedBytes(blob: BlobInfo, source: NonNullable<WantedChunk['source']>)
 
 /** The digest that comes with a described chunk, else what the image has elsewhere. */
 export function describedDigest({ source }: WantedChunk, elsewhere: ChunkDigests): ChunkDigests {
-  return (index) => source?.digest ?? elsewhere(index);
+  return source === undefined ? elsewhere : (index) => source.digest ?? elsewhere(index);
 }
 
 /**

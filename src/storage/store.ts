@@ -110,14 +110,14 @@ export class BlobStore {
     shared.users++;
     const handle = this.nextHandle++;
     this.opened.set(handle, { shared, digests });
-    const { files, spill, places } = shared.blob;
+    const { files, spill, placed } = shared.blob;
     const { chunkCount, uncompressedSize } = info;
     return {
       handle,
       dataFd: files.dataFd,
       ready: files.ready,
       spill: spill.handle,
-      places: places.shared,
+      places: placed.places.shared,
       chunkCount,
       uncompressedSize,
     };

@@ -222,7 +222,7 @@ export class BlobPrefetch {
     if (blob.info.described === true) {
       if (wanted === 'all') return;
       for (const chunk of wanted) {
-        const own = blob.described(chunk);
+        const own = blob.placed.find(null, chunk);
         const { chunkIndex } = chunk;
         if (own.index !== chunkIndex && blob.files.map.isReady(own.index))
           await blob.cache.alias(own.index, chunkIndex);
@@ -233,17 +233,18 @@ export class BlobPrefetch {
     const meta = await blob.tables.open();
     if (wanted === 'all') {
       // The blob's own numbers are not the image's.
-      if (blob.isRenumbered) return;
+      if (blob.placed.isRenumbered) return;
+      const { places } = blob.placed;
       for (let index = 0; index < meta.chunkCount; index++) {
         // Readers come to what is fetched, and shall not have to ask where it lies.
-        if (blob.places.bytes(index) === 0) blob.places.learn(meta, index);
+        if (places.bytes(index) === 0) places.learn(meta, index);
         // Most are there already when a pass is made again.
         if (blob.files.map.isReady(index) || blob.isUnverifiable(index, digests)) continue;
         yield [{ index, info: meta.chunk(index) }, digests];
       }
       return;
     }
-    for (const chunk of wanted) yield [blob.check(meta, chunk), digests];
+    for (const chunk of wanted) yield [blob.placed.find(meta, chunk), digests];
   }
 
   /** In the order of their first chunks in the list. */
