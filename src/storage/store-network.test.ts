@@ -10,7 +10,8 @@ import { parseConfig } from './config/config.ts';
 import { blobBytes, blobTable, chunkDigests, expectedChunks, makeBlob, wantAll } from './fixtures.testing.ts';
 import { registryMissing, startRegistry } from './registry.testing.ts';
 import { DEMAND_POLICY } from './retry.ts';
-import { BlobStore, HOST_REQUESTS_MAX } from './store.ts';
+import { HOST_REQUESTS_MAX } from './shared-backends.ts';
+import { BlobStore } from './store.ts';
 
 const NAME = 'v6-zstd-blake3';
 const [INFO] = blobTable(NAME);
