@@ -148,11 +148,6 @@ export class BlobStore {
     return this.opened.get(handle)?.shared.backend.config;
   }
 
-  /** Files of open blobs in the cache, for the `underlying_files` metric. */
-  underlyingFiles(): string[] {
-    return [...this.blobs.values()].map(({ blob }) => blob.files.dataPath).filter((path) => path !== '');
-  }
-
   /** Closes everything and waits for it. */
   async close(): Promise<void> {
     for (const handle of [...this.opened.keys()]) this.closeBlob(handle);
