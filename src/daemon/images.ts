@@ -17,6 +17,7 @@ import type { BlobStore } from '../storage/store.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import type { AccessTrace } from './access-trace.ts';
 import { daemonError } from './errors.ts';
+import { Garbage } from './garbage.ts';
 import { SIZE_BUCKETS } from './metrics-shape.ts';
 import { isSameName } from './mount-path.ts';
 import type { Images, MountRequest, OpenedImage } from './mounts.ts';
@@ -50,6 +51,7 @@ export class LazyImages implements Images {
   private store: BlobStore | null = null;
   private readonly parts = new Map<OpenedImage, Parts>();
   private readonly ownerOf = new Map<number, OpenedImage>();
+  private readonly garbage = new Garbage();
 
   /** @param servesOverlay the image at `/` may have a writable overlay */
   constructor(
@@ -70,6 +72,15 @@ export class LazyImages implements Images {
   }
 
   async open(path: string, bootstrapPath: string, configText: string): Promise<OpenedImage> {
+    try {
+      return await this.openAll(path, bootstrapPath, configText);
+    } catch (error) {
+      this.garbage.arises();
+      throw error;
+    }
+  }
+
+  private async openAll(path: string, bootstrapPath: string, configText: string): Promise<OpenedImage> {
     const [{ BlobStore }, { parseConfig }, { openImage }, { shownConfig }, { FileStats }, { newAccessLog }] =
       await Promise.all([
         import('../storage/store.ts'),
@@ -180,6 +191,7 @@ export class LazyImages implements Images {
         this.parts.delete(image!);
       }
     }
+    this.garbage.arises();
   }
 
   async fetch(blob: number, chunks: readonly WantedChunk[]): Promise<void> {
