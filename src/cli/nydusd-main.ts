@@ -12,7 +12,7 @@ import type { MountRequest } from '../daemon/mounts.ts';
 import { dropInterpreter } from '../daemon/process-name.ts';
 import { notifyManager } from '../daemon/service-manager.ts';
 import { bindVmmSocket, clearSocketPath } from '../daemon/sockets.ts';
-import { settleHeap, trimProgramText } from '../daemon/trim.ts';
+import { settleHeap, trimLater } from '../daemon/trim.ts';
 import type { WritableOverlay } from '../daemon/writable-overlay.ts';
 import { isListening } from '../sys/socket.ts';
 import type { TransportSpec } from '../virtiofs/control.ts';
@@ -25,7 +25,7 @@ import { type Plan, planFrom } from './nydusd-plan.ts';
 const CONFIG_FILE_BYTES_MAX = 1024 * 1024;
 
 /** Both threads are up, and whoever waited for RUNNING has gone on. */
-const TRIM_AFTER_MS = 500;
+const TRIM_AFTER_MS = 800;
 
 /**
  * Runs the daemon. Answers when it runs or has failed: 0, or the exit code of `fail.ts`. A running daemon lives by its
@@ -207,5 +207,5 @@ function afterStart(plan: Plan, log: LogWriter): void {
   if (plan.nofile.limit > 0) applyFileLimit(plan.nofile.limit, plan.nofile.asked, log);
   dropInterpreter();
   settleHeap();
-  setTimeout(trimProgramText, TRIM_AFTER_MS).unref();
+  trimLater(TRIM_AFTER_MS);
 }

@@ -22,7 +22,7 @@ import { SIZE_BUCKETS } from './metrics-shape.ts';
 import { isSameName } from './mount-path.ts';
 import type { Images, MountRequest, OpenedImage } from './mounts.ts';
 import { type Cached, prefetchMetrics } from './prefetch-metrics.ts';
-import { trimProgramText } from './trim.ts';
+import { trimLater } from './trim.ts';
 
 /** Keys and values of `PUT /api/v1/config`. */
 export type Settings = Record<string, unknown>;
@@ -41,8 +41,10 @@ interface Parts {
   changed: Settings;
 }
 
-/** The first mount has been answered by then, and prefetch has hardly begun: its memory shall not come on top. */
-const TRIM_AFTER_MS = 100;
+/** The first mount has been answered, and what is started from it has loaded. */
+const TRIM_AFTER_MS = 800;
+/** Prefetch of a whole image has hardly begun: its memory shall not come on top. */
+const TRIM_SOON_AFTER_MS = 100;
 
 /** Of a path in an error. */
 const SHOWN_CHARS_MAX = 200;
@@ -90,13 +92,13 @@ export class LazyImages implements Images {
         import('../fuse/file-stats.ts'),
         import('../rafs/access-log.ts'),
       ]);
+    const config = parseConfig(configText);
     if (this.store === null) {
       this.store = new BlobStore(this.log);
       // Loading all this has touched pages of Node that serving does not.
-      setTimeout(trimProgramText, TRIM_AFTER_MS).unref();
+      trimLater(config.prefetch.enable && config.prefetch.prefetchAll ? TRIM_SOON_AFTER_MS : TRIM_AFTER_MS);
     }
     const { store } = this;
-    const config = parseConfig(configText);
     await this.check(path, config);
     const bootstrap = openImage(bootstrapPath);
     const blobs = openBlobs(store, bootstrap, config);

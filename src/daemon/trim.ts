@@ -25,9 +25,27 @@ export function settleHeap(): void {
   mapLargeBlocks(MAPPED_BYTES_MIN);
 }
 
-/** Drops clean, read-only pages of mapped program files from this process. Returns the bytes that were resident. */
-export function trimProgramText(): number {
-  let trimmed = 0;
+let trimming: NodeJS.Timeout | null = null;
+let trimAtMs = Number.POSITIVE_INFINITY;
+
+/**
+ * Trims program text `afterMs` from now, or sooner where somebody has asked for that. It takes some 10 ms of main and slows
+ * down whoever needs the pages next: it had better come when a program that is being started from an image has loaded.
+ */
+export function trimLater(afterMs: number): void {
+  const atMs = performance.now() + afterMs;
+  if (atMs >= trimAtMs) return;
+  if (trimming !== null) clearTimeout(trimming);
+  trimAtMs = atMs;
+  trimming = setTimeout(() => {
+    trimming = null;
+    trimAtMs = Number.POSITIVE_INFINITY;
+    trimProgramText();
+  }, afterMs).unref();
+}
+
+/** Drops clean, read-only pages of mapped program files from this process. */
+function trimProgramText(): void {
   for (const block of readFileSync('/proc/self/smaps', 'latin1').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)) {
     const head = /^([0-9a-f]+)-([0-9a-f]+) r-[x-]p \S+ \S+ [1-9]\d* +(\/.*)/.exec(block);
     if (head === null) continue;
@@ -38,7 +56,6 @@ export function trimProgramText(): number {
     if (!(residentBytes >= TRIM_BYTES_MIN) || kib('Anonymous') !== 0 || kib('Private_Dirty') !== 0) continue;
     const from = Number.parseInt(head[1]!, 16);
     const to = Number.parseInt(head[2]!, 16);
-    if (madvise(from, to - from, MADV.DONTNEED) === 0) trimmed += residentBytes;
+    madvise(from, to - from, MADV.DONTNEED);
   }
-  return trimmed;
 }
