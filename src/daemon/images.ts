@@ -5,7 +5,6 @@
  */
 import { closeSync, fstatSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import { basename } from 'node:path';
 import { codeOf, explain } from '../common/app-error.ts';
 import { demandAnswer } from '../common/file-systems.ts';
 import type { Logger } from '../common/log.ts';
@@ -18,10 +17,9 @@ import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import type { AccessTrace } from './access-trace.ts';
 import { daemonError } from './errors.ts';
 import { Garbage } from './garbage.ts';
-import { SIZE_BUCKETS } from './metrics-shape.ts';
+import { backendMetrics, type Cached, cacheMetrics } from './image-metrics.ts';
 import { isSameName } from './mount-path.ts';
 import type { Images, MountRequest, OpenedImage } from './mounts.ts';
-import { type Cached, prefetchMetrics } from './prefetch-metrics.ts';
 import { trimLater } from './trim.ts';
 
 /** Keys and values of `PUT /api/v1/config`. */
@@ -259,18 +257,7 @@ export class LazyImages implements Images {
     const parts = this.parts.get(image);
     const [handle] = parts?.handles ?? [];
     const reads = handle === undefined ? undefined : this.store?.backendReads(handle);
-    const buckets = (values: Float64Array | undefined) =>
-      Array.from(values ?? new Float64Array(SIZE_BUCKETS.length), Math.round);
-    return {
-      backend_type: parts?.config.backend.kind ?? '',
-      read_count: reads?.count ?? 0,
-      read_errors: reads?.errors ?? 0,
-      read_amount_total: reads?.bytes ?? 0,
-      read_cumulative_latency_millis_total: Math.round(reads?.latencyMs ?? 0),
-      read_cumulative_latency_millis_dist: buckets(reads?.latencyMsBySize),
-      read_count_block_size_dist: buckets(reads?.countBySize),
-      read_latency_sizes_dist: SIZE_BUCKETS.map((_, size) => buckets(reads?.countBySizeAndLatency[size])),
-    };
+    return backendMetrics(parts?.config.backend.kind ?? '', reads);
   }
 
   /** `GET /api/v1/trace`: what was read of a mounted image. */
@@ -282,20 +269,11 @@ export class LazyImages implements Images {
     return traceOf({ path: parts.path, bootstrap: parts.bootstrap, bootstrapFd, log: trace });
   }
 
-  /** `GET /api/v1/metrics/blobcache`: the snapshotter's garbage collection reads `underlying_files`. */
+  /** `GET /api/v1/metrics/blobcache` */
   cacheMetrics(image: OpenedImage): object {
-    const cached = this.cached(image);
-    const isCompressed = this.parts.get(image)?.config.cache?.isCompressed ?? false;
-    const { blobs, verifiable } = this.parts.get(image)?.bootstrap ?? { blobs: [], verifiable: true };
-    return {
-      underlying_files: blobs.map(({ id }) => basename(`${id}.blob.${isCompressed ? 'raw' : 'data'}`)),
-      store_path: this.parts.get(image)?.config.cache?.workDir ?? '',
-      entries_count: cached.ready,
-      buffered_backend_size: 0,
-      ...prefetchMetrics(this.prefetchProgress(image), cached),
-      // Ours: the image has no digests, so that nothing could be validated.
-      unverified: !verifiable,
-    };
+    const { config, bootstrap } = this.parts.get(image) ?? {};
+    const shown = bootstrap ?? { blobs: [], verifiable: true };
+    return cacheMetrics(config?.cache ?? null, shown, this.prefetchProgress(image), this.cached(image));
   }
 
   /** Null when nothing was to be fetched ahead. */
