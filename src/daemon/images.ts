@@ -7,6 +7,7 @@ import { closeSync, fstatSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { codeOf, explain } from '../common/app-error.ts';
 import { demandAnswer } from '../common/file-systems.ts';
+import { Garbage } from '../common/garbage.ts';
 import type { Logger } from '../common/log.ts';
 import type { OpenedImage as Bootstrap } from '../rafs/open-image.ts';
 import type { BackendConfig, StorageConfig } from '../storage/config/config.ts';
@@ -16,7 +17,6 @@ import type { BlobStore } from '../storage/store.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import type { AccessTrace } from './access-trace.ts';
 import { daemonError } from './errors.ts';
-import { Garbage } from './garbage.ts';
 import { backendMetrics, type Cached, cacheMetrics } from './image-metrics.ts';
 import { isSameName } from './mount-path.ts';
 import type { Images, MountRequest, OpenedImage } from './mounts.ts';
@@ -44,6 +44,9 @@ const TRIM_AFTER_MS = 800;
 /** Prefetch of a whole image has hardly begun: its memory shall not come on top. */
 const TRIM_SOON_AFTER_MS = 100;
 
+/** A burst of umounts is one. */
+const COLLECT_AFTER_MS = 300;
+
 /** Of a path in an error. */
 const SHOWN_CHARS_MAX = 200;
 
@@ -51,7 +54,8 @@ export class LazyImages implements Images {
   private store: BlobStore | null = null;
   private readonly parts = new Map<OpenedImage, Parts>();
   private readonly ownerOf = new Map<number, OpenedImage>();
-  private readonly garbage = new Garbage();
+  private readonly garbage = new Garbage(process.memoryUsage.rss);
+  private collecting: NodeJS.Timeout | null = null;
 
   /** @param servesOverlay the image at `/` may have a writable overlay */
   constructor(
@@ -75,7 +79,7 @@ export class LazyImages implements Images {
     try {
       return await this.openAll(path, bootstrapPath, configText);
     } catch (error) {
-      this.garbage.arises();
+      this.collectLater();
       throw error;
     }
   }
@@ -191,7 +195,15 @@ export class LazyImages implements Images {
         this.parts.delete(image!);
       }
     }
-    this.garbage.arises();
+    this.collectLater();
+  }
+
+  /** Images went, or did not come to be: their tables and chunks are buffers, which V8 takes for small objects. */
+  private collectLater(): void {
+    this.collecting ??= setTimeout(() => {
+      this.collecting = null;
+      this.garbage.collectIfGrown();
+    }, COLLECT_AFTER_MS).unref();
   }
 
   async fetch(blob: number, chunks: readonly WantedChunk[]): Promise<void> {

@@ -4,8 +4,10 @@
  * Its event loop never runs: nothing below uses a Promise, a timer or the console. It posts to main through the port
  * (that wakes main by itself) and is woken by an eventfd that main writes after posting.
  */
+import { getHeapStatistics } from 'node:v8';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { explain } from '../common/app-error.ts';
+import { Garbage } from '../common/garbage.ts';
 import { DevFuse } from '../fuse/dev-fuse.ts';
 import { FileStats } from '../fuse/file-stats.ts';
 import type { Session } from '../fuse/session.ts';
@@ -66,9 +68,11 @@ class DeviceThread implements LoopBody {
     );
     const { transport: spec } = data;
     if (spec.kind === 'virtiofs') {
-      this.virtio = new VirtioFsDevice(this.union, this.io, this.epoll, spec, this.stats, say, (connected) =>
-        post({ type: 'session', connected }),
-      );
+      const garbage = new Garbage(() => getHeapStatistics().used_heap_size);
+      this.virtio = new VirtioFsDevice(this.union, this.io, this.epoll, spec, this.stats, say, (connected) => {
+        post({ type: 'session', connected });
+        if (!connected) garbage.collectIfGrown(); // nobody waits for this thread now
+      });
       this.fuse = null;
       this.transport = this.virtio;
     } else {
