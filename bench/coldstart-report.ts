@@ -63,7 +63,8 @@ function demands({ starts }: Measured): string {
 
 /** @param idealMs what the blob takes on the line without any pause */
 export function coldStartBars(measured: readonly Measured[], idealMs: number): Bar[] {
-  return (['python3', '60 files'] as const).flatMap((program) => barsOf(program, measured, idealMs));
+  const programs = new Set(measured.map(({ program }) => program));
+  return [...programs].flatMap((program) => barsOf(program, measured, idealMs));
 }
 
 function barsOf(program: ProgramName, measured: readonly Measured[], idealMs: number): Bar[] {
@@ -87,7 +88,7 @@ function barsOf(program: ProgramName, measured: readonly Measured[], idealMs: nu
   });
   const figure = (text: string, value: number, unit: string, limit: number): Bar => ({
     text: `${program}: ${text}`,
-    figure: `${value.toFixed(1)} ${unit}`,
+    figure: Number.isNaN(value) ? 'not measured' : `${value.toFixed(1)} ${unit}`,
     met: value <= limit,
   });
   const grownMB = whole === undefined ? Number.NaN : median(whole.starts.map((s) => s.peakMB - s.mountedMB));

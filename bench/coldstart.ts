@@ -16,12 +16,23 @@ import { aligned, publish } from './record.ts';
 import { benchRoot, ROOT_HOME } from './root.ts';
 import { REPOSITORY } from './tree.ts';
 
-export type ProgramName = 'python3' | '60 files';
+export const PROGRAMS = ['python3', '60 files'] as const;
+export type ProgramName = (typeof PROGRAMS)[number];
 /**
  * `trace`: a list made from what an earlier start read, as `GET /api/v1/trace` tells it. `all cached`: what the program needs is
  * in the cache directory of a daemon started anew, which is as fast as any prefetch can become.
  */
-export type PrefetchKind = 'none' | 'whole image' | 'table' | 'list' | 'trace' | 'all cached';
+export const PREFETCHES = ['none', 'whole image', 'table', 'list', 'trace', 'all cached'] as const;
+export type PrefetchKind = (typeof PREFETCHES)[number];
+
+/** Which lines of the table to measure, and how often. */
+export interface ColdStartOptions {
+  record: boolean;
+  programs: readonly ProgramName[];
+  daemons: readonly DaemonName[];
+  prefetches: readonly PrefetchKind[];
+  rounds: number;
+}
 
 /** One line of the table. */
 export interface Case {
@@ -67,8 +78,6 @@ const LINES: readonly Case[] = [
   { daemon: 'ours', amplifyBytes: MIB, prefetch: 'all cached' },
   { daemon: 'nydusd', amplifyBytes: MIB, prefetch: 'all cached' },
 ];
-const ROUNDS = 5;
-const ROUNDS_QUICK = 2;
 /** Speculation that nobody waited for is still counted: what comes later than this after the output belongs to nobody. */
 const SETTLE_MS = 300;
 const WHOLE_MS_MAX = 60_000;
@@ -76,7 +85,7 @@ const PROGRAM_MS_MAX = 60_000;
 const PYTHON = ['/usr/bin/python3', '-c', 'import ssl, json, asyncio, sqlite3; print(1, flush=True)'];
 
 /** @throws Error when the peer's nydus-image or the packages of the root are missing, or a program fails */
-export async function measureColdStart(options: { quick: boolean; record: boolean }): Promise<void> {
+export async function measureColdStart(options: ColdStartOptions): Promise<void> {
   const root = benchRoot();
   const lists: Record<ProgramName, readonly string[]> = {
     python3: pythonFiles(root.path),
@@ -85,12 +94,15 @@ export async function measureColdStart(options: { quick: boolean; record: boolea
   const serverProgram = join(bundlePrograms('blob-server'), 'blob-server.cjs');
   const plain = peerImage(root.path, 'plain', null);
   const measured: Measured[] = [];
-  const lines = LINES.filter(({ daemon }) => daemonProgram(daemon) !== null);
-  for (const program of ['python3', '60 files'] as const) {
+  const lines = LINES.filter(
+    ({ daemon, prefetch }) =>
+      daemonProgram(daemon) !== null && options.daemons.includes(daemon) && options.prefetches.includes(prefetch),
+  );
+  for (const program of options.programs) {
     const tabled = peerImage(root.path, `table-${program.replace(' ', '-')}`, lists[program]);
     const trace = await traceOf(program, plain, serverProgram, lists[program]);
     const mine = lines.map((line): Measured => ({ program, line, starts: [] }));
-    for (let round = 0; round < (options.quick ? ROUNDS_QUICK : ROUNDS); round++) {
+    for (let round = 0; round < options.rounds; round++) {
       for (const one of round % 2 === 0 ? mine : [...mine].reverse()) {
         const from = one.line.prefetch === 'table' ? tabled : plain;
         const list = one.line.prefetch === 'trace' ? trace : `${lists[program].join('\n')}\n`;

@@ -11,7 +11,8 @@ import { cpuUs, rssKiB } from './usage.ts';
 const READY_MS_MAX = 30_000;
 const LOG_CHARS_KEPT = 4000;
 
-export type DaemonName = 'ours' | 'nydusd';
+export const DAEMONS = ['ours', 'nydusd'] as const;
+export type DaemonName = (typeof DAEMONS)[number];
 
 export interface MountOptions {
   validate: boolean;

@@ -1,5 +1,7 @@
 /** Command lines of the benchmarks. */
 import { parseArgs } from 'node:util';
+import { type ColdStartOptions, PREFETCHES, PROGRAMS } from './coldstart.ts';
+import { DAEMONS } from './mount.ts';
 import { SUBJECTS, type SubjectName } from './subjects.ts';
 
 export type Load = { kind: 'closed'; depth: number } | { kind: 'open'; rate: number };
@@ -44,6 +46,12 @@ Of rows only; each takes a list, or several times one:
   --alternations N   slices of each subject (5)
   --add              keep what earlier runs of this revision measured: a table made in pieces
 
+Of coldstart only:
+  --program          python3, "60 files"
+  --daemon           ours, nydusd
+  --prefetch         none, "whole image", table, list, trace, "all cached"
+  --rounds N         starts of each line (5)
+
 Peers are found on PATH or at $NYDUSD, $VIRTIOFSD and $NYDUS_IMAGE; npm run bench:peers installs them. What is
 missing is left out, and its bars count as not met.
 `;
@@ -67,6 +75,21 @@ export class UsageError extends Error {}
 /** Options of the benchmarks without rows. @throws UsageError about the option that is wrong */
 export function parseCommon(argv: readonly string[]): { quick: boolean; record: boolean } {
   return parse(argv, COMMON);
+}
+
+/** @throws UsageError about the option that is wrong */
+export function parseColdStart(argv: readonly string[]): ColdStartOptions {
+  const list = { type: 'string', multiple: true, default: [] as string[] } as const;
+  const values = parse(argv, { ...COMMON, program: list, daemon: list, prefetch: list, rounds: { type: 'string' } });
+  const isPart = [...values.program, ...values.daemon, ...values.prefetch].length > 0;
+  if (isPart && values.record) throw new UsageError('--record: only of all lines together');
+  return {
+    record: values.record,
+    programs: chosen('--program', split(values.program), PROGRAMS),
+    daemons: chosen('--daemon', split(values.daemon), DAEMONS),
+    prefetches: chosen('--prefetch', split(values.prefetch), PREFETCHES),
+    rounds: number('--rounds', values.rounds, values.quick ? 2 : 5),
+  };
 }
 
 const COMMON = {

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { measureBuild } from './build.ts';
 import { measureColdStart } from './coldstart.ts';
 import { measureRows } from './measure.ts';
-import { HELP, parseCommon, parseOptions, UsageError } from './options.ts';
+import { HELP, parseColdStart, parseCommon, parseOptions, UsageError } from './options.ts';
 import { measureProcesses } from './processes.ts';
 
 /** The frontend's core; the back ends have core 1. */
@@ -27,7 +27,7 @@ const COMMANDS: Record<string, { pinned: boolean; run: (argv: readonly string[])
   rows: { pinned: true, run: (argv) => measureRows(parseOptions(argv)) },
   process: { pinned: false, run: (argv) => measureProcesses(parseCommon(argv)) },
   build: { pinned: false, run: (argv) => measureBuild(parseCommon(argv)) },
-  coldstart: { pinned: false, run: (argv) => measureColdStart(parseCommon(argv)) },
+  coldstart: { pinned: false, run: (argv) => measureColdStart(parseColdStart(argv)) },
 };
 
 /** What `all` runs, one after the other, each in a process of its own. The null file system and the C virtiofsd are left out. */
