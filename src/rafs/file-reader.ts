@@ -278,8 +278,8 @@ export class FileReader {
   }
 
   /**
-   * The missing chunks of one blob, each once: files of zeros name one chunk many times. Behind those of the range come
-   * more of the file when its reader goes straight on.
+   * The missing chunks of one blob, each once: files of zeros name one chunk many times. With those of the range come the
+   * rest of a short file, and of a long one more when its reader goes straight on.
    */
   private missing(file: InodeRecord, offset: number, bytes: number, blob: number): WantedChunk[] {
     const { chunkSize } = this.metadata;
@@ -290,7 +290,7 @@ export class FileReader {
       if (this.collect(wanted, file, k, blob, false) && first < 0) first = k;
     }
     const chunks = Math.ceil(file.size / chunkSize);
-    if (first < 0 || end >= chunks || !this.readAheads.missed(file.node, first, end, chunks))
+    if (first < 0 || chunks === 1 || !this.readAheads.missed(file.node, first, end, chunks))
       return [...wanted.values()];
     for (let k = this.readAheads.from; k < this.readAheads.to; k++) this.collect(wanted, file, k, blob, true);
     return [...wanted.values()];

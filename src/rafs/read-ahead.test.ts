@@ -29,6 +29,16 @@ test('a reader that goes straight on misses ever less often', () => {
   assert.deepEqual(stream(4096, 25_600), { misses: 101, longest: 256 });
 });
 
+test('a file no longer than a window comes whole with whatever is missed of it first, and only then', () => {
+  const ahead = new ReadAhead(MIB);
+  assert.equal(ahead.missed(7, 6, 7, 8), true);
+  assert.deepEqual([ahead.from, ahead.to], [0, 8]);
+  for (const k of [0, 7, 3, 4]) assert.equal(ahead.missed(7, k, k + 1, 8), false, `${k}`);
+  assert.equal(ahead.missed(8, 6, 7, 9), false);
+  assert.equal(new ReadAhead(64 << 10).missed(7, 3, 5, 128), true);
+  assert.equal(new ReadAhead(4096).missed(7, 3, 5, 257), false, 'more chunks than one window takes');
+});
+
 test('a reader that jumps gets nothing it did not ask for', () => {
   const ahead = new ReadAhead(MIB);
   for (const k of [50, 10, 90, 30, 70, 5]) assert.equal(ahead.missed(7, k, k + 1, 100), false, `${k}`);

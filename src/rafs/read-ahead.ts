@@ -1,7 +1,8 @@
 /**
- * Which chunks of a file to bring in before its reader comes to them. Looked at only when a read finds chunks missing:
- * a reader that goes straight on meets its next missing chunk where the last window ended, or near, and gets one twice
- * as long. Never beyond the file, so that nothing is fetched that it does not have.
+ * Which chunks of a file to bring in before its reader comes to them. Looked at only when a read finds chunks missing.
+ * A file that fits into one window comes with its first missing chunk: programs map their libraries and touch them from
+ * end to end in no order. In a longer one a reader that goes straight on meets its next missing chunk where the last
+ * window ended, or near, and gets one twice as long. Never beyond the file, so that nothing is fetched that it does not have.
  */
 
 /** Readers that are told apart; a new one takes the place of the one that came first. */
@@ -35,11 +36,15 @@ export class ReadAhead {
    */
   missed(node: number, first: number, end: number, chunks: number): boolean {
     const stream = this.node.indexOf(node);
+    const isShort = chunks <= Math.min(WINDOW_CHUNKS_MAX, WINDOW_BYTES_MAX / this.chunkSize);
     if (stream < 0) {
-      this.begin(this.oldest, node, first, end);
+      this.from = isShort ? 0 : first;
+      this.to = isShort ? chunks : end;
+      this.begin(this.oldest, node, this.from, this.to);
       this.oldest = (this.oldest + 1) % STREAMS;
-      return false;
+      return isShort;
     }
+    if (isShort) return false;
     const middle = (this.start[stream] + this.end[stream]) / 2;
     const isOnItsWay = first >= this.start[stream] && first < middle;
     if (isOnItsWay) return false;

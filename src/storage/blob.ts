@@ -286,6 +286,7 @@ export class Blob {
     const digests = this.pending.digestsOf(wanted[0].index);
     const plan = planFetch({
       wanted,
+      isAwaited: (index) => this.pending.isWanted(index),
       chunkCount: meta?.chunkCount ?? 0,
       infoOf: (index) => (meta as BlobMeta).chunk(index),
       isMissing: (index) =>

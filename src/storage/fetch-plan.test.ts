@@ -36,6 +36,7 @@ function plan(sizes: number[], wanted: number[], more: Partial<PlanInput> = {}) 
     wanted: wanted.map((index) => ({ index, info: infoOf(index) })),
     chunkCount,
     infoOf,
+    isAwaited: (index) => wanted.includes(index),
     isMissing: (index) => !wanted.includes(index),
     windowBytes: 1 << 20,
     budgetBytes: SPECULATION_BYTES_MAX,
@@ -85,8 +86,40 @@ describe('plans', () => {
     assert.deepEqual(indexes(plan(sizes, [3], { budgetBytes: 0 }).ranges), [[3]]);
   });
   test('reading ahead stops at chunks that are there or on their way', () => {
-    const { ranges } = plan(Array(10).fill(10), [1], { isMissing: (index) => index < 4 && index !== 1 });
+    const { ranges } = plan(Array(10).fill(10), [1], { isMissing: (index) => index === 2 || index === 3 });
     assert.deepEqual(indexes(ranges), [[1, 2, 3]]);
+  });
+  test('when what lies behind is there, the window goes backwards, in a request nobody waits for', () => {
+    const sizes = Array.from({ length: 20 }, () => 100 * KB);
+    const isMissing = (index: number) => index !== 10 && index < 12;
+    const { ranges, charges } = plan(sizes, [10], { isMissing });
+    assert.deepEqual(indexes(ranges), [
+      [10, 11],
+      [5, 6, 7, 8, 9],
+    ]);
+    assert.deepEqual(charges, [
+      { end: 1200 * KB, bytes: 100 * KB },
+      { end: 1000 * KB, bytes: 500 * KB },
+    ]);
+    assert.deepEqual(indexes(plan(sizes, [10], { isMissing, budgetBytes: 350 * KB }).ranges), [
+      [10, 11],
+      [8, 9],
+    ]);
+    const isHole = (index: number) => index === 8 || index === 9 || index === 11;
+    assert.deepEqual(indexes(plan(sizes, [10], { isMissing: isHole }).ranges), [
+      [10, 11],
+      [8, 9],
+    ]);
+    assert.deepEqual(indexes(plan(sizes, [10], { isMissing: isHole, windowBytes: 0 }).ranges), [[10]]);
+    assert.deepEqual(indexes(plan(sizes, [19]).ranges), [[19], [14, 15, 16, 17, 18]], 'the last of the blob');
+  });
+  test('what comes with an awaited chunk does not keep it waiting: ranges begin with one, and those go first', () => {
+    const isAwaited = (index: number) => index === 3;
+    const { ranges } = plan(Array(8).fill(100 * KB), [0, 1, 2, 3, 4, 5], { isAwaited, budgetBytes: 0 });
+    assert.deepEqual(indexes(ranges), [
+      [3, 4, 5],
+      [0, 1, 2],
+    ]);
   });
   test('a range ends at its limit, one large chunk may exceed it', () => {
     const sizes = Array.from({ length: 5 }, () => 900 * KB);
@@ -104,13 +137,16 @@ test('property: every wanted chunk is fetched once, extras are missing, ranges h
       fc.nat(),
       fc.integer({ min: 0, max: SPECULATION_BYTES_MAX }),
       fc.nat(1 << 21),
+      fc.nat(),
       (...args) => {
-        const [chunkSizes, wantedBits, readyBits, budgetBytes, windowBytes] = args;
+        const [chunkSizes, wantedBits, readyBits, budgetBytes, windowBytes, awaitedBits] = args;
         const all = chunkSizes.map((_, index) => index);
         const wanted = all.filter((index) => (wantedBits >> (index % 31)) & 1);
         if (wanted.length === 0) return;
         const isMissing = (index: number) => !wanted.includes(index) && ((readyBits >> (index % 29)) & 1) === 0;
-        const { ranges, extras, charges } = plan(chunkSizes, wanted, { isMissing, budgetBytes, windowBytes });
+        const isAwaited = (index: number) => wanted.includes(index) && ((awaitedBits >> (index % 31)) & 1) === 1;
+        const more = { isAwaited, isMissing, budgetBytes, windowBytes };
+        const { ranges, extras, charges } = plan(chunkSizes, wanted, more);
         const fetched = ranges.flatMap(({ chunks }) => chunks.map(({ index }) => index));
         assert.equal(new Set(fetched).size, fetched.length);
         assert.deepEqual(
@@ -123,6 +159,8 @@ test('property: every wanted chunk is fetched once, extras are missing, ranges h
             assert.ok(info.compressedOffset >= offset && info.compressedOffset + info.compressedSize <= offset + bytes);
           }
           assert.ok(bytes <= RANGE_BYTES_MAX || chunks.length === 1);
+          const awaited = chunks.findIndex(({ index }) => isAwaited(index));
+          assert.ok(awaited < 1 || isAwaited(chunks[0].index), 'read-ahead before what a reader waits for');
         }
         const total = ranges.reduce((sum, { bytes }) => sum + bytes, 0);
         const demanded = wanted.reduce((sum, index) => sum + chunkSizes[index], 0);
@@ -161,8 +199,9 @@ describe('speculation', () => {
         if (ready.has(index)) continue;
         const wanted = [{ index, info: infoOf(index) }];
         const budgetBytes = speculation.budget([wanted[0].info.compressedOffset], requests);
+        const isAwaited = (other: number) => other === index;
         const isMissing = (other: number) => !ready.has(other) && other !== index;
-        const made = planFetch({ wanted, chunkCount, infoOf, isMissing, windowBytes: 1 << 20, budgetBytes });
+        const made = planFetch({ wanted, isAwaited, chunkCount, infoOf, isMissing, windowBytes: 1 << 20, budgetBytes });
         speculation.charge(made.charges, requests);
         for (const range of made.ranges) {
           requests++;

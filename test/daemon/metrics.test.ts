@@ -134,7 +134,7 @@ test('reads that find all, a part, or nothing of what they want in the cache', a
   const where = '/rafs/cold/lowerdir';
   const cache = join(daemon.dir, 'cold-cache');
   mkdirSync(cache);
-  await mount(where, { ...rafs(localfsConfig(BLOBS, cache)), source: SMALL_CHUNKS });
+  await mount(where, { ...rafs({ ...localfsConfig(BLOBS, cache), amplify_io: 0 }), source: SMALL_CHUNKS });
   const hits = async () => {
     const all = await json<Record<string, number>>(`/api/v1/metrics/blobcache?id=${where}`);
     return ['whole_hits', 'partial_hits', 'total'].map((name) => all[name]);
