@@ -76,7 +76,7 @@ export class Nydusd {
 
   /** Waits for what it prints: an answer of its API may be here before the line that was written earlier. */
   async printed(what: RegExp): Promise<void> {
-    for (let i = 0; i < 300 && !what.test(this.output) && this.child.exitCode === null; i++) await sleep(10);
+    for (let i = 0; i < 1000 && !what.test(this.output) && this.child.exitCode === null; i++) await sleep(10);
     assert.match(this.output, what);
   }
 

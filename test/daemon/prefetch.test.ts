@@ -189,7 +189,7 @@ describe('prefetch', () => {
     assert.equal((await daemon.mount('/i', { ...bodyOf(boot, off), prefetch_files: listed })).status, 204);
     const some = await until(daemon, ended);
     assert.ok(some.chunks_ready > 0 && some.chunks_ready < some.chunks_total / 2, JSON.stringify(some));
-    assert.match(daemon.output, /1 listed paths are not in the image/);
+    await daemon.printed(/1 listed paths are not in the image/);
     await daemon.request('DELETE', '/api/v1/mount?mountpoint=/i');
     const trace = { version: 'v1', files: [{ path: '/d3/f57', ranges: [[0, FILE_BYTES]] }] };
     for (const prefetch_trace of [trace, JSON.stringify(trace)]) {
@@ -235,8 +235,8 @@ describe('prefetch', () => {
     assert.ok(some.chunks_ready > 0 && some.chunks_ready <= 8, JSON.stringify(some));
     const trace = { version: 'v1', files: [{ path: '/d3/f57', ranges: [] }] };
     assert.equal((await until(await withList(JSON.stringify(trace)), ended)).chunks_ready, some.chunks_ready);
-    assert.match((await withList('{ "version": 3 }')).output, /it is left out/);
-    assert.match((await withList(null)).output, /ENOENT.*it is left out/);
+    await (await withList('{ "version": 3 }')).printed(/it is left out/);
+    await (await withList(null)).printed(/ENOENT.*it is left out/);
   });
 
   test('the trace of one run, given to the next: the same reads miss nothing', async () => {

@@ -177,11 +177,6 @@ describe('names and words', () => {
 });
 
 describe('started by hand, without the API', () => {
-  const waitFor = async (daemon: Nydusd, what: RegExp) => {
-    for (let i = 0; i < 1000 && !what.test(daemon.output) && daemon.child.exitCode === null; i++) await sleep(10);
-    assert.match(daemon.output, what);
-  };
-
   test('a shared directory is mounted before RUNNING', async () => {
     const daemon = new Nydusd((s, a) => ['virtiofs', '--sock', s, '--shared-dir', '.', '--apisock', a]);
     try {
@@ -225,7 +220,7 @@ describe('started by hand, without the API', () => {
   test('without the API it runs and ends the same', async () => {
     const daemon = new Nydusd((s) => ['virtiofs', '--sock', s]);
     try {
-      await waitFor(daemon, /INFO RUNNING as virtiofs .*no API/);
+      await daemon.printed(/INFO RUNNING as virtiofs .*no API/);
       (await daemon.connectVmm()).destroy();
       const end = await daemon.stop('SIGINT');
       assert.equal(end.code, 0);

@@ -50,9 +50,7 @@ test('a manager that is gone is a warning', async () => {
   const daemon = new Nydusd(undefined, undefined, ['env', 'NOTIFY_SOCKET=/nonexistent/notify', NYDUSD]);
   try {
     await daemon.running();
-    for (let i = 0; i < 500 && !daemon.output.includes('service manager'); i++)
-      await new Promise((r) => setTimeout(r, 10));
-    assert.match(daemon.output, /WARN cannot tell the service manager on \/nonexistent\/notify "READY=1.*ENOENT/);
+    await daemon.printed(/WARN cannot tell the service manager on \/nonexistent\/notify "READY=1.*ENOENT/);
   } finally {
     daemon.kill();
   }

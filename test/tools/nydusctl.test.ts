@@ -150,7 +150,7 @@ describe('nydusctl', () => {
   test('set log-level', async () => {
     await good('set', 'log-level', 'debug');
     await good('info');
-    assert.match(bed.daemon.output, /DEBUG .*GET \/api\/v1\/daemon answered 200/);
+    await bed.daemon.printed(/DEBUG .*GET \/api\/v1\/daemon answered 200/);
     await good('set', 'log-level', 'info');
   });
 
