@@ -13,6 +13,7 @@ import { Prefetch, type PrefetchItem, type Stage } from '../storage/prefetch/pre
 import type { BlobStore } from '../storage/store.ts';
 import type { BlobInfo, WantedChunk } from '../storage/types.ts';
 import type { MountRequest } from './mounts.ts';
+import { collectSooner } from './trim.ts';
 
 /** An open image as prefetch uses it. */
 export interface PrefetchedImage {
@@ -84,6 +85,7 @@ class PrefetchList {
     const { config, bootstrap, handles } = this.image;
     const { enable, prefetchAll } = config.prefetch;
     if (!enable || !prefetchAll) return;
+    collectSooner();
     const isAllKnown = bootstrap.blobs.every(isWithTable);
     for (const [i, handle] of handles.entries()) {
       if (isWithTable(bootstrap.blobs[i]!)) yield { handle, chunks: 'all' };

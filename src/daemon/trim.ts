@@ -25,6 +25,14 @@ export function settleHeap(): void {
   mapLargeBlocks(MAPPED_BYTES_MIN);
 }
 
+/**
+ * From now on the old generation is collected when it has grown by half (8 MiB at least), not fourfold: of 8 MB that live,
+ * whole-image prefetch made 33 with what it had planned and done. Not for all daemons: it costs a start 70 ms of CPU.
+ */
+export function collectSooner(): void {
+  setFlagsFromString('--heap-growing-percent=50');
+}
+
 let trimming: NodeJS.Timeout | null = null;
 let trimAtMs = Number.POSITIVE_INFINITY;
 
