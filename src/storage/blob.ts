@@ -3,13 +3,13 @@
  *
  *   fetch(wanted) ─ ready? ─ in flight? join ─ else queue ─┐  (one turn of the event loop collects)
  *                                                          ▼
- *   plan (fetch-plan.ts) ─▶ lock per chunk ─▶ read range ─▶ decode ─▶ verify ─▶ write data ─▶ set bit ─▶ unlock
+ *   fetch-queue.ts: plan ─▶ lock per chunk ─▶ read range ─▶ decode ─▶ verify ─▶ write data ─▶ set bit ─▶ unlock
  *
  * Invariants: a bit is set only after verified bytes are written; nothing that failed is remembered, so that the next
  * read tries again; a lock is never waited for while another is held, and dies with the process.
  */
 import { setMaxListeners } from 'node:events';
-import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { codeOf } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import type { CacheKeeper } from './cache/cache-keeper.ts';
@@ -24,22 +24,19 @@ import type { Decoding } from './codecs/decode-chunk.ts';
 import { isBad } from './codecs/decode-chunk.ts';
 import { describedDigest, ownTable } from './described-chunks.ts';
 import { storageError } from './errors.ts';
-import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation } from './fetch-plan.ts';
+import type { PlannedChunk } from './fetch-plan.ts';
+import { FetchQueue } from './fetch-queue.ts';
 import { PendingChunks } from './pending-chunks.ts';
 import { PlacedChunks } from './placed-chunks.ts';
 import type { RangeArrivals, UnitChunks } from './prefetch/range-arrivals.ts';
-import { fetchRange } from './range-fetch.ts';
 import type { StoreStats } from './stats.ts';
 import { hasBlobDigests } from './tables/blob-digests.ts';
 import { hasChunkTable } from './tables/blob-layout.ts';
 import type { BlobMeta } from './tables/blob-meta.ts';
 import { isStreamed } from './tables/blob-meta-stream.ts';
-import { BlobTables, LOCK_WAIT_MS, type ReadRange } from './tables/blob-tables.ts';
+import { BlobTables, type ReadRange } from './tables/blob-tables.ts';
 import type { BlobInfo, ChunkDigests, WantedChunk } from './types.ts';
 
-/** How often a lock that another process holds is looked at: twice as long each time, up to the second figure. */
-const LOCK_POLL_MS = 2;
-const LOCK_POLL_MAX_MS = 20;
 /** A chunk that went from memory before its reader came is brought again, this often; then the reader asks anew. */
 const BRING_TRIES = 4;
 
@@ -75,14 +72,13 @@ export class Blob {
   private planning: Promise<void> | null = null;
   /** Ranges on their way in. */
   readonly arriving = new Set<RangeArrivals>();
-  private queue: PlannedChunk[] = [];
-  private readonly speculation = new Speculation();
+  readonly queue: FetchQueue;
   readonly locks: ChunkLocks;
   readonly tables: BlobTables;
   readonly installer: ChunkInstaller;
   readonly cache: ChunkCache;
   readonly placed: PlacedChunks;
-  private readonly unproven: UnprovenChunks;
+  readonly unproven: UnprovenChunks;
   private readonly closing = new AbortController();
   private running = 0;
   private drained: (() => void) | null = null;
@@ -91,7 +87,7 @@ export class Blob {
     readonly info: BlobInfo,
     readonly files: BlobFiles,
     readonly spill: BlobSpill,
-    private readonly options: BlobOptions,
+    readonly options: BlobOptions,
     readonly reads: BlobReads,
     stats: StoreStats,
     log: Logger,
@@ -119,6 +115,7 @@ export class Blob {
       this.throwIfClosed(),
     );
     this.unproven = new UnprovenChunks(decoding, validate, this.cache, this.pending, stats, log);
+    this.queue = new FetchQueue(this, this.closing.signal);
     // One listener per request under way: more than ten are no leak here.
     setMaxListeners(0, this.closing.signal);
   }
@@ -193,7 +190,7 @@ export class Blob {
     if (this.planning !== null) await this.planning;
     const isDescribed = this.info.described === true;
     const meta = isDescribed ? null : await this.tables.open();
-    if (meta !== null && absent.some(({ startsFile }) => startsFile === true)) this.speculation.forFile();
+    if (meta !== null && absent.some(({ startsFile }) => startsFile === true)) this.queue.beginsFile();
     const waits = absent.map((chunk) =>
       this.demandAs(found.get(chunk) ?? this.placed.find(meta, chunk), chunk, digests),
     );
@@ -209,7 +206,7 @@ export class Blob {
     const { index } = chunk;
     if (this.pending.has(index) || this.promised.has(index)) return;
     if (this.cache.isReady(index) || this.cache.isUnproven(index)) return;
-    this.enqueue(chunk);
+    this.queue.add(chunk);
     this.pending.addAhead(index, describedDigest(wanted, digests));
   }
 
@@ -255,94 +252,8 @@ export class Blob {
       this.pending.addAhead(chunk.index, digests);
       return this.demand(chunk, digests);
     }
-    this.enqueue(chunk);
+    this.queue.add(chunk);
     return this.pending.add(chunk.index, digests);
-  }
-
-  private enqueue(chunk: PlannedChunk): void {
-    if (this.queue.length === 0) setImmediate(() => this.flush());
-    this.queue.push(chunk);
-  }
-
-  /** Plans what one turn of the event loop has collected. */
-  private flush(): void {
-    const wanted = this.queue;
-    this.queue = [];
-    void this.tracked(async () => {
-      try {
-        this.throwIfClosed();
-        const isAlone = this.info.described === true || this.placed.isRenumbered;
-        const meta = isAlone ? null : await this.tables.open();
-        for (const range of this.plan(meta, wanted)) void this.tracked(() => this.run(range));
-      } catch (error) {
-        for (const chunk of wanted) this.pending.settle(chunk.index, error);
-      }
-    });
-  }
-
-  /** @param meta null when only the wanted chunks are known, so that nothing can be read ahead */
-  private plan(meta: BlobMeta | null, wanted: readonly PlannedChunk[]): FetchRange[] {
-    const offsets = wanted.map(({ info }) => info.compressedOffset);
-    const digests = this.pending.digestsOf(wanted[0].index);
-    const plan = planFetch({
-      wanted,
-      isAwaited: (index) => this.pending.isWanted(index),
-      chunkCount: meta?.chunkCount ?? 0,
-      infoOf: (index) => (meta as BlobMeta).chunk(index),
-      isMissing: (index) =>
-        !this.cache.isReady(index) &&
-        !this.cache.isUnproven(index) &&
-        !this.pending.has(index) &&
-        !this.promised.has(index) &&
-        !this.isUnverifiable(index, digests),
-      windowBytes: this.options.amplifyIoBytes,
-      // What lies between chunks that only their readers know would be read for nothing, and again for each.
-      budgetBytes: meta === null ? 0 : this.speculation.budget(offsets, Date.now()),
-    });
-    this.speculation.charge(plan.charges, Date.now());
-    for (const { index } of plan.extras) this.pending.addAhead(index, digests);
-    return plan.ranges;
-  }
-
-  /** Settles every chunk of the range, one way or the other. */
-  private async run(range: FetchRange): Promise<void> {
-    try {
-      await this.fetchOnce(range);
-    } catch (error) {
-      for (const { index } of range.chunks) this.pending.settle(index, error);
-    }
-  }
-
-  /** Fetches what no other process is fetching, and waits for the rest. */
-  private async fetchOnce(planned: FetchRange): Promise<void> {
-    const waitUntilMs = Date.now() + LOCK_WAIT_MS;
-    let rest: readonly PlannedChunk[] = planned.chunks;
-    for (let pollMs = LOCK_POLL_MS; ; pollMs = Math.min(LOCK_POLL_MAX_MS, pollMs * 2)) {
-      this.throwIfClosed();
-      rest = await this.unproven.settle(rest);
-      const isLate = Date.now() > waitUntilMs;
-      const locked = isLate ? new Set(rest.map(({ index }) => index)) : this.locks.take(rest);
-      try {
-        // Between the look at the map and the lock another process may have finished.
-        const missing = await this.unproven.settle(rest.filter(({ index }) => locked.has(index)));
-        const isAll = missing.length === planned.chunks.length;
-        // What is left when others fetch the middle is not read over again.
-        const ranges = isAll ? [planned] : mergeChunks(missing, 0);
-        for (const range of ranges) await fetchRange(this, range, this.closing.signal);
-      } finally {
-        if (!isLate) this.locks.give(locked);
-      }
-      rest = rest.filter(({ index }) => !locked.has(index) && this.isStillWanted(index));
-      if (rest.length === 0) return;
-      await sleep(pollMs);
-    }
-  }
-
-  /** Read-ahead of a chunk another process is at is dropped. */
-  private isStillWanted(index: number): boolean {
-    if (this.pending.isWanted(index)) return true;
-    this.pending.settle(index);
-    return false;
   }
 
   /** Settles every chunk of a unit that has arrived. @throws as `ChunkInstaller.install` */
