@@ -1,14 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import {
-  GAP_BYTES_MAX,
-  type PlanInput,
-  planFetch,
-  RANGE_BYTES_MAX,
-  SPECULATION_BYTES_MAX,
-  Speculation,
-} from './fetch-plan.ts';
+import { GAP_BYTES_MAX, type PlanInput, planFetch, RANGE_BYTES_MAX } from './fetch-plan.ts';
+import { SPECULATION_BYTES_MAX, Speculation } from './speculation.ts';
 import type { ChunkInfo } from './tables/blob-layout.ts';
 
 /** A blob whose chunks have these stored sizes, back to back. */

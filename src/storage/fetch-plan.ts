@@ -3,7 +3,7 @@
  *
  * Neighbouring chunks become one request. Small gaps are read over and a window behind a wanted chunk is read ahead; where
  * that is there already, what is left of the window goes backwards, for programs read their folders in no order. All that
- * only within a budget: bytes nobody asked for are speculation, and `Speculation` bounds how much of it can be wrong. A cold
+ * only within a budget: bytes nobody asked for are speculation, and `speculation.ts` bounds how much of it can be wrong. A cold
  * read of one file therefore never fetches more than SPECULATION_BYTES_MAX beyond its own chunks. Who waits for a chunk does
  * not wait for what lies before it: that is a request of its own, side by side.
  *
@@ -32,7 +32,7 @@
  * No better: windows around the chunk, or aligned ones (more bytes for as many requests); windows that end before large
  * chunks; windows twice as long where another file was begun within 2 MiB (13 misses, but they wait for more bytes).
  */
-import assert from 'node:assert/strict';
+import type { Charge } from './speculation.ts';
 import type { ChunkInfo } from './tables/blob-layout.ts';
 
 /** A chunk with its number. */
@@ -48,15 +48,7 @@ export interface FetchRange {
   chunks: PlannedChunk[];
 }
 
-/**
- * Speculative bytes that may be outstanding for the file begun last, that is: fetched beyond the demand and not yet shown
- * useful. Less than the 1 MiB a cold read may fetch beyond its file.
- */
-export const SPECULATION_BYTES_MAX = 768 << 10;
-assert.ok(SPECULATION_BYTES_MAX < 1 << 20);
-/** Speculation this old is forgiven: later reads have nothing to do with it. */
-const FORGIVEN_AFTER_MS = 10_000;
-/** Of them so many before a wanted chunk: half of the window behind one, for most files lie in the order they are used in. */
+/** Speculative bytes before a wanted chunk: half of the window behind one, for most files lie in the order they are used in. */
 export const BEFORE_BYTES_MAX = 512 << 10;
 /** Gaps up to this are read over: at 100 MB/s as dear as 0.6 ms, and a request costs a round trip. */
 export const GAP_BYTES_MAX = 64 << 10;
@@ -87,7 +79,7 @@ export interface Plan {
   /** Chunks added to the wanted ones. */
   extras: PlannedChunk[];
   /** Speculative bytes by range end, to be charged. */
-  charges: { end: number; bytes: number }[];
+  charges: Charge[];
 }
 
 /** Plans the requests for `wanted`. Every wanted chunk is in exactly one range; extras are missing chunks only. */
@@ -282,31 +274,4 @@ function endOf(range: FetchRange | undefined): number {
 
 function lastIndex(range: FetchRange): number {
   return range.chunks[range.chunks.length - 1].index;
-}
-
-/** The account of speculative bytes of one blob. */
-export class Speculation {
-  private outstanding: { end: number; bytes: number; atMs: number }[] = [];
-
-  /**
-   * Budget for a plan with demands at these compressed offsets. A demand exactly where an earlier range ended shows a
-   * reader that goes straight on, and that its read-ahead was used. (One that merely comes close does not: readers
-   * that skip would be given new read-ahead without end.)
-   */
-  budget(offsets: readonly number[], nowMs: number): number {
-    this.outstanding = this.outstanding.filter(({ end, atMs }) => {
-      return !offsets.includes(end) && nowMs - atMs < FORGIVEN_AFTER_MS;
-    });
-    const spent = this.outstanding.reduce((sum, { bytes }) => sum + bytes, 0);
-    return Math.max(0, SPECULATION_BYTES_MAX - spent);
-  }
-
-  /** A file is begun: what was fetched ahead for others does not count against it. */
-  forFile(): void {
-    this.outstanding = [];
-  }
-
-  charge(charges: Plan['charges'], nowMs: number): void {
-    for (const { end, bytes } of charges) this.outstanding.push({ end, bytes, atMs: nowMs });
-  }
 }

@@ -4,8 +4,9 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Blob } from './blob.ts';
-import { type FetchRange, mergeChunks, type PlannedChunk, planFetch, Speculation } from './fetch-plan.ts';
+import { type FetchRange, mergeChunks, type PlannedChunk, planFetch } from './fetch-plan.ts';
 import { fetchRange } from './range-fetch.ts';
+import { Speculation } from './speculation.ts';
 import type { BlobMeta } from './tables/blob-meta.ts';
 import { LOCK_WAIT_MS } from './tables/blob-tables.ts';
 
