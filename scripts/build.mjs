@@ -154,6 +154,7 @@ const filename = ${JSON.stringify(bundle)};
 const script = new (require('node:vm').Script)(readFileSync(filename, 'latin1'), { filename });
 function save(cache) {
   setFlagsFromString('--semi-space-growth-factor=2');
+  setFlagsFromString('--heap-growing-percent=0');
   // The daemon has no umask, and whoever could write here would run code in the next one.
   writeFileSync(__dirname + '/' + cache, script.createCachedData(), { mode: 0o644 });
 }
