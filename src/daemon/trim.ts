@@ -27,7 +27,7 @@ export function settleHeap(): void {
 
 /**
  * From now on the old generation is collected when it has grown by half (8 MiB at least), not fourfold: of 8 MB that live,
- * whole-image prefetch made 33 with what it had planned and done. Not for all daemons: it costs a start 70 ms of CPU.
+ * whole-image prefetch made 33 with what it had planned and done. (`scripts/build.mjs` knows all flags that are set here.)
  */
 export function collectSooner(): void {
   setFlagsFromString('--heap-growing-percent=50');
