@@ -15,6 +15,9 @@ import type { BlobInfo, WantedChunk } from '../storage/types.ts';
 import type { MountRequest } from './mounts.ts';
 import { collectSooner } from './trim.ts';
 
+/** No longer than a slow round trip takes. */
+const PLAN_MS = 100;
+
 /** An open image as prefetch uses it. */
 export interface PrefetchedImage {
   path: string;
@@ -36,7 +39,13 @@ export function prefetchImage(image: PrefetchedImage, lists: Lists, store: BlobS
   const prefetch = new Prefetch(
     (stage) => list.items(stage),
     (handle, owner) => store.prefetchTarget(handle, owner),
-    { threads, mergingBytes, bytesPerSecond: bandwidthBytesPerSecond, workDir: image.config.cache?.workDir ?? null },
+    {
+      threads,
+      mergingBytes,
+      bytesPerSecond: bandwidthBytesPerSecond,
+      workDir: image.config.cache?.workDir ?? null,
+      planMs: PLAN_MS,
+    },
     log,
   );
   void prefetch.ended.then(() => files.close());

@@ -25,7 +25,14 @@ const CHUNKS = expectedChunks(MADE.info, MADE.file);
 const BLOBS = freshDir();
 writeFileSync(join(BLOBS, MADE.info.id), MADE.file);
 
-const OPTIONS: PrefetchOptions = { threads: 8, mergingBytes: 1 << 20, bytesPerSecond: 0, workDir: null };
+/** A plan is waited for however slow the machine is. */
+const OPTIONS: PrefetchOptions = {
+  threads: 8,
+  mergingBytes: 1 << 20,
+  bytesPerSecond: 0,
+  workDir: null,
+  planMs: 60_000,
+};
 
 function start(
   config: StorageConfig,

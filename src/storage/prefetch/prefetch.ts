@@ -34,6 +34,8 @@ export interface PrefetchOptions {
   bytesPerSecond: number;
   /** Directory whose file system must keep some room; null = nothing to look after. */
   workDir: string | null;
+  /** Readers wait for the plan at most this long. */
+  planMs: number;
 }
 
 export type PrefetchState = 'running' | 'done' | 'stopped' | 'disk short' | 'failed';
@@ -71,8 +73,6 @@ const SOON: Manner = {
   nearBytes: Number.POSITIVE_INFINITY,
   isPromised: true,
 };
-/** Readers wait for a plan no longer than a slow round trip takes. */
-const PLAN_MS_MAX = 100;
 const STREAMS: Record<Stage, number> = { soon: SOON_MAX, behind: BEHIND_MAX };
 /** And at most this long: each stream holds as much memory. */
 const RANGE_BYTES_MAX = 8 << 20;
@@ -108,7 +108,7 @@ export class Prefetch {
   private lastError: unknown = null;
   /** Resolves when nothing of it runs any more. */
   readonly ended: Promise<void>;
-  /** Resolves when all that will be fetched at once is promised to its readers, or `PLAN_MS_MAX` later. */
+  /** Resolves when all that will be fetched at once is promised to its readers, or `planMs` later. */
   readonly planned: Promise<void>;
   private isPlanned: () => void = () => {};
 
@@ -135,7 +135,7 @@ export class Prefetch {
     this.planned = new Promise((resolve) => {
       this.isPlanned = resolve;
     });
-    const late = setTimeout(this.isPlanned, PLAN_MS_MAX);
+    const late = setTimeout(this.isPlanned, options.planMs);
     void this.planned.then(() => clearTimeout(late));
     this.ended = this.run().catch((error: unknown) => this.end('failed', explain(error)));
   }
