@@ -7,7 +7,7 @@
  * Only made when validation is on, which may cost: a directory of 10,000 names takes some ms, once, and what is
  * remembered is one bit an inode.
  */
-import { DIGESTS } from '../../storage/codecs/digests.ts';
+import { DIGESTS, type IncrementalDigest } from '../../storage/codecs/digests.ts';
 import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES } from '../chunk-entry.ts';
 import { digesterOf } from '../flags.ts';
 import { InodeRecord, Span } from '../metadata.ts';
@@ -22,6 +22,8 @@ const BATCH = 128;
 
 export class DigestTree {
   private readonly checked: Uint8Array;
+  /** One for all: see `blake3Digest`. */
+  private readonly digest: IncrementalDigest;
   private readonly batch = new Uint8Array(BATCH * DIGEST_BYTES);
   private readonly scratch = new Uint8Array(SYMLINK_BYTES_MAX);
   private readonly span = new Span();
@@ -29,6 +31,7 @@ export class DigestTree {
 
   constructor(private readonly image: V5Image) {
     this.checked = new Uint8Array((image.entries >> 3) + 1);
+    this.digest = DIGESTS[digesterOf(image.geometry.flags)].create();
   }
 
   /** Checks what the loaded inode's digest covers: 0 or -EIO. */
@@ -45,14 +48,16 @@ export class DigestTree {
   }
 
   private hash(inode: InodeRecord): Buffer | number {
-    const algorithm = DIGESTS[digesterOf(this.image.geometry.flags)];
+    const { digest } = this;
+    digest.reset();
     const type = inode.mode & S_IFMT;
     if (type === S_IFLNK) {
       const found = symlinkTarget(this.image, inode, this.scratch, this.span);
       const { u8, at, bytes } = this.span;
-      return found < 0 ? found : algorithm.digest(u8.slice(at, at + bytes));
+      if (found < 0) return found;
+      digest.update(u8.slice(at, at + bytes));
+      return digest.digest();
     }
-    const hash = algorithm.create();
     const count = type === S_IFDIR || type === S_IFREG ? inode.count : 0;
     const chunks = chunksAt(inode);
     for (let from = 0; from < count; from += BATCH) {
@@ -64,9 +69,9 @@ export class DigestTree {
         if (read < 0) return read;
       }
       // A copy: the hash may keep what it is given until it is asked.
-      hash.update(this.batch.slice(0, (to - from) * DIGEST_BYTES));
+      digest.update(this.batch.slice(0, (to - from) * DIGEST_BYTES));
     }
-    return hash.digest();
+    return digest.digest();
   }
 
   /** File offset of a child's digest. Names of a hard link must carry the digest of the inode that is served for them. */

@@ -23,7 +23,28 @@ for (const kind of ['blake3', 'sha256'] as const) {
       const bytes = Buffer.alloc(300_001, 'abcdefg');
       const incremental = DIGESTS[kind].create();
       for (let at = 0; at < bytes.length; at += 4099) incremental.update(bytes.subarray(at, at + 4099));
-      assert.deepEqual(incremental.digest(), DIGESTS[kind].digest(bytes));
+      const whole = DIGESTS[kind].digest(bytes);
+      assert.deepEqual(incremental.digest(), whole);
+      incremental.reset();
+      incremental.update(bytes);
+      assert.deepEqual(incremental.digest(), whole);
+    });
+    test('leaves nothing behind in a thread whose event loop never turns', () => {
+      const bytes = Buffer.alloc(64, 'x');
+      const incremental = DIGESTS[kind].create();
+      const digestMany = (count: number) => {
+        for (let i = 0; i < count; i++) {
+          DIGESTS[kind].digest(bytes);
+          incremental.reset();
+          incremental.update(bytes);
+          incremental.digest();
+        }
+      };
+      digestMany(20_000);
+      const before = process.memoryUsage.rss();
+      digestMany(100_000);
+      const grownBytes = process.memoryUsage.rss() - before;
+      assert.ok(grownBytes < 16 << 20, `${grownBytes} bytes`);
     });
   });
 }

@@ -13,8 +13,9 @@ export const CRC_BYTES = 4;
 /** A digest fed piece by piece: `update` any number of times, then `digest` once. */
 export interface IncrementalDigest {
   update(bytes: Uint8Array): void;
-  /** The 32 bytes; the object must not be used afterwards. */
+  /** The 32 bytes; before it is used for other data comes `reset`. */
   digest(): Buffer;
+  reset(): void;
 }
 
 export interface DigestAlgorithm {
@@ -34,26 +35,44 @@ function blakeHash(): typeof import('@napi-rs/blake-hash') {
   return (blake ??= require('@napi-rs/blake-hash') as typeof import('@napi-rs/blake-hash'));
 }
 
+let oneShot: IncrementalDigest | null = null;
+
+/**
+ * What the package makes, a hasher of 2 KB or a Buffer, is freed by a finalizer that waits for the thread's event loop.
+ * The device thread never gets there: it must make one hasher and use it again, and take digests as text, which belongs
+ * to V8. (And 2.5 us instead of 3.3 for 4 KiB.)
+ */
+function blake3Digest(): IncrementalDigest {
+  const hasher = new (blakeHash().Blake3Hasher)();
+  return {
+    update: (bytes) => void hasher.update(bytes),
+    digest: () => Buffer.from(hasher.digest('hex'), 'hex'),
+    reset: () => hasher.reset(),
+  };
+}
+
 export const DIGESTS: Record<Digester, DigestAlgorithm> = {
   blake3: {
     id: 0,
-    digest: (bytes) => blakeHash().blake3(bytes),
-    create() {
-      const hasher = new (blakeHash().Blake3Hasher)();
-      return {
-        update: (bytes) => void hasher.update(bytes),
-        digest: () => hasher.digestBuffer(),
-      };
+    digest(bytes) {
+      oneShot ??= blake3Digest();
+      oneShot.reset();
+      oneShot.update(bytes);
+      return oneShot.digest();
     },
+    create: blake3Digest,
   },
   sha256: {
     id: 1,
     digest: (bytes) => createHash('sha256').update(bytes).digest(),
     create() {
-      const hash = createHash('sha256');
+      let hash = createHash('sha256');
       return {
         update: (bytes) => void hash.update(bytes),
         digest: () => hash.digest(),
+        reset() {
+          hash = createHash('sha256');
+        },
       };
     },
   },
