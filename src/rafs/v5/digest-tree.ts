@@ -7,7 +7,7 @@
  * Only made when validation is on, which may cost: a directory of 10,000 names takes some ms, once, and what is
  * remembered is one bit an inode.
  */
-import { DIGESTS, type IncrementalDigest } from '../../storage/codecs/digests.ts';
+import { DIGESTS, type DigestAlgorithm } from '../../storage/codecs/digests.ts';
 import { CHUNK_ENTRY, CHUNK_ENTRY_BYTES } from '../chunk-entry.ts';
 import { digesterOf } from '../flags.ts';
 import { InodeRecord, Span } from '../metadata.ts';
@@ -22,8 +22,7 @@ const BATCH = 128;
 
 export class DigestTree {
   private readonly checked: Uint8Array;
-  /** One for all: see `blake3Digest`. */
-  private readonly digest: IncrementalDigest;
+  private readonly algorithm: DigestAlgorithm;
   private readonly batch = new Uint8Array(BATCH * DIGEST_BYTES);
   private readonly scratch = new Uint8Array(SYMLINK_BYTES_MAX);
   private readonly span = new Span();
@@ -31,7 +30,7 @@ export class DigestTree {
 
   constructor(private readonly image: V5Image) {
     this.checked = new Uint8Array((image.entries >> 3) + 1);
-    this.digest = DIGESTS[digesterOf(image.geometry.flags)].create();
+    this.algorithm = DIGESTS[digesterOf(image.geometry.flags)];
   }
 
   /** Checks what the loaded inode's digest covers: 0 or -EIO. */
@@ -48,8 +47,7 @@ export class DigestTree {
   }
 
   private hash(inode: InodeRecord): Buffer | number {
-    const { digest } = this;
-    digest.reset();
+    const digest = this.algorithm.shared();
     const type = inode.mode & S_IFMT;
     if (type === S_IFLNK) {
       const found = symlinkTarget(this.image, inode, this.scratch, this.span);

@@ -5,17 +5,16 @@
  */
 import { createHash } from 'node:crypto';
 import { createRequire } from 'node:module';
+import type { Blake3Hasher } from '@napi-rs/blake-hash';
 import type { Digester } from '../types.ts';
 
 export { DIGEST_BYTES } from '../tables/blob-layout.ts';
 export const CRC_BYTES = 4;
 
-/** A digest fed piece by piece: `update` any number of times, then `digest` once. */
+/** A digest fed piece by piece: `update` any number of times, then `digest` once for the 32 bytes. */
 export interface IncrementalDigest {
   update(bytes: Uint8Array): void;
-  /** The 32 bytes; before it is used for other data comes `reset`. */
   digest(): Buffer;
-  reset(): void;
 }
 
 export interface DigestAlgorithm {
@@ -25,6 +24,8 @@ export interface DigestAlgorithm {
   digest(bytes: Uint8Array): Buffer;
   /** For data that does not fit in memory at once, such as the blob file a builder writes. */
   create(): IncrementalDigest;
+  /** The thread's own, reset: for data fed in one go, before anybody else asks for it. See `blake3Digest`. */
+  shared(): IncrementalDigest;
 }
 
 const require = createRequire(import.meta.url);
@@ -35,46 +36,46 @@ function blakeHash(): typeof import('@napi-rs/blake-hash') {
   return (blake ??= require('@napi-rs/blake-hash') as typeof import('@napi-rs/blake-hash'));
 }
 
-let oneShot: IncrementalDigest | null = null;
+let sharedHasher: Blake3Hasher | null = null;
 
 /**
  * What the package makes, a hasher of 2 KB or a Buffer, is freed by a finalizer that waits for the thread's event loop.
  * The device thread never gets there: it must make one hasher and use it again, and take digests as text, which belongs
  * to V8. (And 2.5 us instead of 3.3 for 4 KiB.)
  */
-function blake3Digest(): IncrementalDigest {
-  const hasher = new (blakeHash().Blake3Hasher)();
+function blake3Digest(hasher: Blake3Hasher): IncrementalDigest {
   return {
     update: (bytes) => void hasher.update(bytes),
     digest: () => Buffer.from(hasher.digest('hex'), 'hex'),
-    reset: () => hasher.reset(),
   };
+}
+
+function sha256Digest(): IncrementalDigest {
+  const hash = createHash('sha256');
+  return { update: (bytes) => void hash.update(bytes), digest: () => hash.digest() };
 }
 
 export const DIGESTS: Record<Digester, DigestAlgorithm> = {
   blake3: {
     id: 0,
     digest(bytes) {
-      oneShot ??= blake3Digest();
-      oneShot.reset();
-      oneShot.update(bytes);
-      return oneShot.digest();
+      const hasher = DIGESTS.blake3.shared();
+      hasher.update(bytes);
+      return hasher.digest();
     },
-    create: blake3Digest,
+    create: () => blake3Digest(new (blakeHash().Blake3Hasher)()),
+    shared() {
+      sharedHasher ??= new (blakeHash().Blake3Hasher)();
+      sharedHasher.reset();
+      return blake3Digest(sharedHasher);
+    },
   },
   sha256: {
     id: 1,
     digest: (bytes) => createHash('sha256').update(bytes).digest(),
-    create() {
-      let hash = createHash('sha256');
-      return {
-        update: (bytes) => void hash.update(bytes),
-        digest: () => hash.digest(),
-        reset() {
-          hash = createHash('sha256');
-        },
-      };
-    },
+    create: sha256Digest,
+    // Node's own hashes are freed when the heap is swept.
+    shared: sha256Digest,
   },
 };
 
