@@ -23,6 +23,8 @@ const HEADERS = { Server: 'Nydus API', 'Content-Type': 'application/json' } as c
 
 export class ApiServer {
   private readonly http: Server & Partial<HalfOpen>;
+  /** Connection → its last request: what is pipelined behind a mount finds it made (RFC 9112, 9.3.2). */
+  private readonly lastOf = new WeakMap<Socket, Promise<void>>();
 
   constructor(
     private readonly target: Routed,
@@ -36,13 +38,13 @@ export class ApiServer {
         requireHostHeader: false,
         connectionsCheckingInterval: 2 ** 31 - 1,
       },
-      (request, response) => void this.serve(request, response),
+      (request, response) => this.queue(request, response),
     );
     this.http.timeout = 0;
     this.http.httpAllowHalfOpen = true;
     // Left to Node, one ends without a word and the other without JSON.
     this.http.on('connect', (_request, socket: Socket) => this.refuse(new Error('CONNECT'), socket));
-    this.http.on('checkExpectation', (request, response) => void this.serve(request, response));
+    this.http.on('checkExpectation', (request, response) => this.queue(request, response));
     this.http.on('clientError', (error, socket: Socket) => this.refuse(error, socket));
   }
 
@@ -61,6 +63,12 @@ export class ApiServer {
   /** Takes no new connections and removes the socket file. Open ones end with the process, in one step. */
   async stop(): Promise<void> {
     this.http.close();
+  }
+
+  private queue(request: IncomingMessage, response: ServerResponse): void {
+    const before = this.lastOf.get(request.socket);
+    const serve = () => this.serve(request, response);
+    this.lastOf.set(request.socket, before === undefined ? serve() : before.then(serve, serve));
   }
 
   private async serve(request: IncomingMessage, response: ServerResponse): Promise<void> {

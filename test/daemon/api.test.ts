@@ -71,6 +71,16 @@ describe('connections', () => {
     socket.destroy();
   });
 
+  test('pipelined requests are done in their order: what was mounted is there to be unmounted', async () => {
+    const body = JSON.stringify({ fs_type: 'passthrough_fs', source: join(daemon.dir, 'shared'), config: '' });
+    const at = '/api/v1/mount?mountpoint=%2Fpipelined HTTP/1.1\r\nHost: unix\r\n';
+    const socket = await daemon.connectApi();
+    socket.write(`POST ${at}Content-Length: ${body.length}\r\n\r\n${body}DELETE ${at}\r\n`);
+    const text = await receive(socket, (sofar) => sofar.split('\r\n\r\n').length === 3);
+    assert.deepEqual(text.match(/^HTTP\/1\.1 \d+/gm), ['HTTP/1.1 204', 'HTTP/1.1 204']);
+    socket.destroy();
+  });
+
   test('2,000 clients at once', async () => {
     const sockets = await Promise.all(Array.from({ length: 2000 }, () => daemon.connectApi()));
     sockets.at(-1)!.write(GET);
