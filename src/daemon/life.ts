@@ -37,8 +37,9 @@ export class Life {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       process.on(signal, () => this.end(0, `received ${signal}`));
     }
-    // A terminal or a reader that goes away is no reason to take a guest's disks away.
-    for (const signal of ['SIGHUP', 'SIGPIPE'] as const) process.on(signal, () => {});
+    // A terminal or a reader that goes away is no reason to take a guest's disks away. SIGUSR1 would have Node open a
+    // debugger's port on the host.
+    for (const signal of ['SIGHUP', 'SIGPIPE', 'SIGUSR1'] as const) process.on(signal, () => {});
     process.on('uncaughtException', (error) => this.log.error(`uncaught: ${withPlace(error)}`));
     process.on('unhandledRejection', (error) => this.log.error(`unhandled rejection: ${withPlace(error)}`));
     // Whoever calls process.exit would wait for the device thread for ever.

@@ -322,12 +322,13 @@ describe('an inherited descriptor instead of --sock', () => {
 });
 
 describe('what does not end it', () => {
-  test('SIGHUP and SIGPIPE', async () => {
+  test('SIGHUP, SIGPIPE and SIGUSR1, which opens no debugger', async () => {
     const daemon = await Nydusd.start();
     try {
-      for (const signal of ['SIGHUP', 'SIGPIPE'] as const) process.kill(daemon.pid, signal);
-      await sleep(100);
+      for (const signal of ['SIGHUP', 'SIGPIPE', 'SIGUSR1'] as const) process.kill(daemon.pid, signal);
+      await sleep(300);
       assert.equal((await daemon.info()).state, 'RUNNING');
+      assert.doesNotMatch(daemon.output, /[Dd]ebugger/);
     } finally {
       daemon.kill();
     }
