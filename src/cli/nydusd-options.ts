@@ -25,7 +25,7 @@ const OPTIONS = {
   },
   'rlimit-nofile': {
     value: 'N',
-    range: [0, 2 ** 31],
+    range: [0, Number.MAX_SAFE_INTEGER],
     default: '1000000',
     help: 'Limit of open files, capped at the hard limit; 0 = leave it alone',
   },

@@ -58,6 +58,9 @@ describe('modes', () => {
     ['--sock /s --bootstrap /b', /--bootstrap needs --config <FILE> or --localfs-dir/],
     ['--sock /s --config /c --localfs-dir /d', /exclude each other/],
   ];
+  test('a limit of open files that no kernel grants is no mistake', () => {
+    assert.deepEqual(plan('--sock /s --rlimit-nofile 999999999999999').nofile, { limit: 999999999999999, asked: true });
+  });
   for (const [argv, message] of refused) test(`refused: ${argv}`, () => assert.throws(() => plan(argv), message));
 });
 
