@@ -88,9 +88,23 @@ test('a blob that appears later is found', async () => {
   assert.equal((await fetch(`${base}/v2/r/blobs/sha256:${later}`)).status, 200);
 });
 
-test('a digest of another form is a bad request', async () => {
-  for (const id of [HEX, `md5:${HEX}`, 'sha256:..', 'sha256:', `sha256:${HEX.slice(1)}`]) {
-    assert.equal((await fetch(`${base}/v2/r/blobs/${id}`)).status, 400, id);
+test('another algorithm is a bad request, a digest that no blob has is not found', async () => {
+  for (const [id, status] of [
+    [HEX, 400],
+    [`md5:${HEX}`, 400],
+    ['sha256:..', 404],
+    ['sha256:', 404],
+    ['sha256:deadbeef', 404],
+    [`sha256:${HEX.slice(1)}`, 404],
+  ] as const) {
+    assert.equal((await fetch(`${base}/v2/r/blobs/${id}`)).status, status, id);
+  }
+});
+
+test('HEAD has no ranges: it tells the length of the blob', async () => {
+  for (const range of ['bytes=10-19', 'bytes=100000-']) {
+    const head = await fetch(blobUrl(), { method: 'HEAD', headers: { range } });
+    assert.deepEqual([head.status, head.headers.get('content-length')], [200, String(BLOB.length)]);
   }
 });
 

@@ -21,6 +21,7 @@ const PORT_DEFAULT = 8000;
 
 /** Names that say what the file holds. */
 const DIGEST = /^[0-9a-f]{64}$/;
+const DIGEST_PREFIX = 'sha256:';
 
 const SPEC = {
   name: NAME,
@@ -101,12 +102,14 @@ async function answer(blobsDir: string, request: IncomingMessage, response: Serv
   if (file === null) return fail(response, 404, 'no such blob');
   try {
     const { size } = await file.stat();
-    const range = parseRange(request.headers.range, size);
+    // Ranges are for GET alone (RFC 9110, 14.2): HEAD tells the length of the blob.
+    const asked = isHead ? undefined : request.headers.range;
+    const range = parseRange(asked, size);
     if (range === null) {
       response.setHeader('content-range', `bytes */${size}`);
       return fail(response, 416, 'range outside the blob');
     }
-    const isPart = request.headers.range !== undefined;
+    const isPart = asked !== undefined;
     if (isPart) response.setHeader('content-range', `bytes ${range.first}-${range.last}/${size}`);
     response.writeHead(isPart ? 206 : 200, {
       'content-type': 'application/octet-stream',
@@ -121,7 +124,7 @@ async function answer(blobsDir: string, request: IncomingMessage, response: Serv
   }
 }
 
-/** Name of the file a path asks for: '' for none, null for a blob path without a digest. */
+/** Name of the file a path asks for: '' for none, null for a blob path without `sha256:`. */
 function fileNameOf(url: string): string | null {
   let path: string;
   try {
@@ -130,12 +133,12 @@ function fileNameOf(url: string): string | null {
     return '';
   }
   const parts = path.split('/').slice(1);
-  if (parts.length >= 3 && parts[parts.length - 2] === 'blobs') {
-    return /^sha256:([0-9a-f]{64})$/.exec(parts[parts.length - 1] ?? '')?.[1] ?? null;
-  }
-  const [name = ''] = parts;
+  const isBlob = parts.length >= 3 && parts.at(-2) === 'blobs';
+  const last = parts.at(-1) ?? '';
+  if (isBlob && !last.startsWith(DIGEST_PREFIX)) return null;
+  const name = isBlob ? last.slice(DIGEST_PREFIX.length) : last;
   // decodeURIComponent ran before the split: an encoded slash cannot hide in a name.
-  return parts.length === 1 && name !== '.' && name !== '..' && !name.includes('\0') ? name : '';
+  return (isBlob || parts.length === 1) && name !== '.' && name !== '..' && !name.includes('\0') ? name : '';
 }
 
 /** null for what is missing, a link, or no regular file. */
