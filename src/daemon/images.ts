@@ -3,27 +3,25 @@
  * below is imported at the first RAFS mount: a daemon that serves only host directories, or has just been started,
  * never loads storage, codecs or HTTP clients.
  */
-import { closeSync, fstatSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { codeOf, explain } from '../common/app-error.ts';
 import { demandAnswer } from '../common/file-systems.ts';
 import { Garbage } from '../common/garbage.ts';
 import type { Logger } from '../common/log.ts';
 import type { OpenedImage as Bootstrap } from '../rafs/open-image.ts';
-import type { BackendConfig, StorageConfig } from '../storage/config/config.ts';
+import type { StorageConfig } from '../storage/config/config.ts';
 import type { Prefetch, PrefetchProgress } from '../storage/prefetch/prefetch.ts';
 import type { StoreStats } from '../storage/stats.ts';
 import type { BlobStore } from '../storage/store.ts';
 import type { BlobHandle, WantedChunk } from '../storage/types.ts';
 import type { AccessTrace } from './access-trace.ts';
 import { daemonError } from './errors.ts';
+import { identityOf, superblockOf } from './image-identity.ts';
 import { backendMetrics, type Cached, cacheMetrics } from './image-metrics.ts';
-import { isSameName } from './mount-path.ts';
+import type { Configured, Settings } from './image-settings.ts';
 import type { Images, MountRequest, OpenedImage } from './mounts.ts';
 import { trimLater } from './trim.ts';
-
-/** Keys and values of `PUT /api/v1/config`. */
-export type Settings = Record<string, unknown>;
 
 /** What belongs to one open image beside what its mount shows. */
 interface Parts {
@@ -211,47 +209,24 @@ export class LazyImages implements Images {
     await this.store.fetch(blob, chunks);
   }
 
-  /**
-   * `GET /api/v1/config`: with an id its own keys, without one all, prefixed; what `PUT` changes, and the limits of the
-   * cache. Credentials show as `***`.
-   */
+  /** `GET /api/v1/config`, see `settingsOf`. */
   async settings(id: string | null): Promise<Record<string, string>> {
-    const [{ shownSettings }, { limitKeys }] = await Promise.all([
-      import('../storage/config/config-change.ts'),
-      import('../storage/config/config-limits.ts'),
-    ]);
-    const settings: Record<string, string> = {};
-    for (const { path, config, backend } of this.backendsOf(id)) {
-      const prefix = id === null ? `${path}:` : '';
-      for (const [key, value] of Object.entries(shownSettings(backend))) settings[`${prefix}${key}`] = value;
-      const limits = config.cache?.limits ?? null;
-      if (limits === null) continue;
-      for (const [key, value] of Object.entries(limitKeys(limits))) settings[`${prefix}${key}`] = String(value);
-    }
-    return settings;
+    const { settingsOf } = await import('./image-settings.ts');
+    return settingsOf(id, this.configured());
   }
 
-  /** `PUT /api/v1/config`: changes the images that `id` names (all without one); counts from their next request. */
+  /** `PUT /api/v1/config`, see `changeSettings`. */
   async change(id: string | null, settings: Settings): Promise<void> {
-    const { applyChange, isSetting, parseChange } = await import('../storage/config/config-change.ts');
-    const unknown = Object.keys(settings).find((key) => !isSetting(key));
-    if (unknown !== undefined) throw daemonError('CONFIG_KEY', { key: unknown.slice(0, 60) });
-    const change = parseChange(settings);
-    for (const { backend } of this.backendsOf(id)) applyChange(backend, change);
-    for (const parts of this.parts.values()) {
-      if (id === null || names(id, parts.path, parts.config)) Object.assign(parts.changed, settings);
-    }
+    const { changeSettings } = await import('./image-settings.ts');
+    changeSettings(id, settings, this.configured());
   }
 
-  /** Backend configurations in use by the images that `id` names (all without one). */
-  private backendsOf(id: string | null): { path: string; config: StorageConfig; backend: BackendConfig }[] {
-    return [...this.parts.values()]
-      .filter(({ path, config }) => id === null || names(id, path, config))
-      .flatMap(({ path, config, handles }) => {
-        const [handle] = handles;
-        const backend = handle === undefined ? undefined : this.store?.backendConfig(handle);
-        return backend === undefined ? [] : [{ path, config, backend }];
-      });
+  private configured(): Configured[] {
+    return [...this.parts.values()].map((parts) => {
+      const [handle] = parts.handles;
+      const backend = handle === undefined ? null : (this.store?.backendConfig(handle) ?? null);
+      return { ...parts, backend };
+    });
   }
 
   /** What the API changed of the image's configuration, credentials in the clear: for a successor only. */
@@ -318,25 +293,6 @@ function openBlobs(store: BlobStore, bootstrap: Bootstrap, config: StorageConfig
   }
 }
 
-/** `GET /api/v1/daemon/backend`, kata-contract 4.5. */
-function superblockOf({ geometry, inodes, chunkSize, blobs }: Bootstrap): object {
-  const isV6 = geometry.version === 6;
-  return {
-    magic: isV6 ? 0xe0f5_e1e2 : 0x5241_4653,
-    version: geometry.version * 0x100,
-    inodes_count: inodes,
-    flags: geometry.flags,
-    chunk_size: chunkSize,
-    blob_count: blobs.length,
-    root_nid: geometry.root,
-    size: geometry.fileBytes,
-    chunk_table_offset: isV6 ? geometry.chunkTableOffset : 0,
-    chunk_table_size: isV6 ? geometry.chunkTableSize : 0,
-    prefetch_table_offset: geometry.prefetchOffset,
-    prefetch_table_entries: geometry.prefetchEntries,
-  };
-}
-
 const wantsFiles = (config: StorageConfig): boolean =>
   config.iostatsFiles || config.accessPattern || config.latestReadFiles;
 
@@ -348,12 +304,3 @@ async function demandDirectory(path: string): Promise<void> {
   const fault = await stat(path).then((found) => (found.isDirectory() ? '' : 'ENOTDIR'), codeOf);
   if (NEVER_A_DIRECTORY.includes(fault)) throw daemonError('WORK_DIR', { path: path.slice(0, SHOWN_CHARS_MAX) });
 }
-
-function identityOf(fd: number): string {
-  const { dev, ino, size, mtimeNs } = fstatSync(fd, { bigint: true });
-  return [dev, ino, size, mtimeNs].join(':');
-}
-
-/** Mount point or `device.id`. */
-const names = (id: string, path: string, config: StorageConfig): boolean =>
-  isSameName(id, path) || isSameName(id, config.id);

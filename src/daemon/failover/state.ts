@@ -9,7 +9,7 @@
 import { createHash } from 'node:crypto';
 import type { SavedDevice } from '../../virtiofs/control.ts';
 import { daemonError } from '../errors.ts';
-import type { Settings } from '../images.ts';
+import type { Settings } from '../image-settings.ts';
 import type { MountRequest } from '../mounts.ts';
 
 /** One mount as its client asked for it. */

@@ -7,7 +7,7 @@
  * A suspect that is cleared and comes back (two processes, one byte) costs one more check.
  */
 import { closeSync, constants, openSync, readFileSync, readSync, renameSync, writeFileSync, writeSync } from 'node:fs';
-import { discard, temporaryName } from './cache-names.ts';
+import { discard, FILE_MODE, temporaryName } from './cache-names.ts';
 
 /** Of the text; behind it, if there are suspects, their bits as in a chunk map. */
 const HEADER_BYTES = 64;
@@ -54,7 +54,10 @@ export class BootMarker {
     const isClean = suspects.every((byte) => byte === 0);
     const temporary = temporaryName(path);
     try {
-      writeFileSync(temporary, isClean ? header() : Buffer.concat([header(), suspects]), { flag: 'wx', mode: 0o644 });
+      writeFileSync(temporary, isClean ? header() : Buffer.concat([header(), suspects]), {
+        flag: 'wx',
+        mode: FILE_MODE,
+      });
       const fd = isClean ? -1 : openSync(temporary, constants.O_RDWR);
       renameSync(temporary, path);
       return new BootMarker(fd, isClean ? null : suspects);

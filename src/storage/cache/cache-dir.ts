@@ -3,7 +3,7 @@ import { existsSync, lstatSync } from 'node:fs';
 import { opendir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { cacheError } from './cache-files.ts';
+import { cacheError } from './cache-io.ts';
 import { type BlobFile, blobOfFile, makerOfTemporary, OWN_FOLDER } from './cache-names.ts';
 
 /** Files looked at in one turn of the event loop: a millisecond. */

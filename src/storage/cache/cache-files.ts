@@ -19,32 +19,30 @@ import {
   fstatSync,
   ftruncateSync,
   futimesSync,
-  linkSync,
   mkdirSync,
   openSync,
   statSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { AppError } from '../../common/app-error.ts';
 import { errnoName } from '../../sys/errno.ts';
 import { dupOver, tryLock, unlock } from '../../sys/lock.ts';
 import { storageError } from '../errors.ts';
 import { BootMarker } from './boot-marker.ts';
 import { withUnused } from './cache-evict.ts';
+import { cacheError, createSized, keptOpen, makeFolder } from './cache-io.ts';
 import {
   type BlobFile,
   cacheFile,
   DIR_MODE,
+  FILE_MODE,
   OWN_FOLDER,
   openIfThere,
-  temporaryName,
   unlinkIfThere,
 } from './cache-names.ts';
 import { LOCK_OPEN_AT } from './chunk-locks.ts';
 import { ChunkMap, checkChunkMap, chunkMapBytes, initChunkMap, mapBits, newReadyBits } from './chunk-map.ts';
 
-const MODE = 0o644;
-const { O_RDWR, O_RDONLY, O_CREAT, O_EXCL } = constants;
+const { O_RDWR, O_RDONLY, O_CREAT } = constants;
 
 /** Opening holds the lock for some ten system calls; after this long it goes on without. */
 const OPEN_LOCK_TRIES = 50;
@@ -179,7 +177,7 @@ export class CacheFiles {
   }
 
   private openLock(): void {
-    if (this.lockFd < 0) this.lockFd = openSync(this.lockPath, O_RDWR | O_CREAT, MODE);
+    if (this.lockFd < 0) this.lockFd = openSync(this.lockPath, O_RDWR | O_CREAT, FILE_MODE);
   }
 
   /** Serialises creation among our processes, so that two that find a broken file do not unlink each other's new one. */
@@ -292,50 +290,5 @@ export class CacheFiles {
     const trust = { isDirect: !isRaw, trustsOthers: !validate && !isRaw, marker };
     this.map = new ChunkMap(map, isWritable, this.ready, this.chunkCount, trust);
     this.state = isWritable ? 'writable' : 'read-only';
-  }
-}
-
-/** A system error about a cache file as the error a reader gets; other AppErrors pass. */
-export function cacheError(path: string, error: unknown): unknown {
-  if (error instanceof AppError) return error;
-  const { code, syscall } = error as NodeJS.ErrnoException;
-  if (code === 'ENOSPC' || code === 'EDQUOT') return storageError('NO_SPACE', { path }, error);
-  if (code === 'EROFS' || code === 'EACCES' || code === 'EPERM') return storageError('READ_ONLY', { path }, error);
-  return storageError('CACHE_IO', { path, call: syscall ?? 'access', errno: code ?? 'unknown' }, error);
-}
-
-/** Not a recursive mkdir, which calls a read-only file system ENOENT. */
-function makeFolder(path: string): void {
-  try {
-    mkdirSync(path, DIR_MODE);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-  }
-}
-
-/** Runs `use`; closes the descriptor when it throws. */
-function keptOpen<T>(fd: number, use: () => T): T {
-  try {
-    return use();
-  } catch (error) {
-    closeSync(fd);
-    throw error;
-  }
-}
-
-/** Creates a file that is never seen with another length; another process's file of that name wins. */
-function createSized(path: string, bytes: number): number {
-  const temporary = temporaryName(path);
-  const fd = openSync(temporary, O_RDWR | O_CREAT | O_EXCL, MODE);
-  try {
-    ftruncateSync(fd, bytes);
-    linkSync(temporary, path);
-    return fd;
-  } catch (error) {
-    closeSync(fd);
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return openSync(path, O_RDWR);
-    throw error;
-  } finally {
-    unlinkIfThere(temporary);
   }
 }

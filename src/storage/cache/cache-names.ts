@@ -31,6 +31,8 @@ export const OWN_FOLDER = 'nydusd-ts';
  * whoever may write there decides what containers read.
  */
 export const DIR_MODE = 0o755;
+/** Of the files in them. */
+export const FILE_MODE = 0o644;
 const OWN: readonly BlobFile[] = ['boot', 'lock'];
 
 /** Path of a blob's file in the cache directory `dir`. */

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { errnoName } from '../../sys/errno.ts';
 import { dupOver } from '../../sys/lock.ts';
 import { storageError } from '../errors.ts';
-import { cacheError } from './cache-files.ts';
+import { cacheError } from './cache-io.ts';
 import { DIR_MODE, temporaryName } from './cache-names.ts';
 import { ChunkMap, newReadyBits } from './chunk-map.ts';
 

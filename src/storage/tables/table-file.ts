@@ -7,8 +7,8 @@ import { dirname } from 'node:path';
 import { AppError } from '../../common/app-error.ts';
 import { errnoName } from '../../sys/errno.ts';
 import { memfdCreate } from '../../sys/memory.ts';
-import { cacheError } from '../cache/cache-files.ts';
-import { DIR_MODE, discard, temporaryName } from '../cache/cache-names.ts';
+import { cacheError } from '../cache/cache-io.ts';
+import { DIR_MODE, discard, FILE_MODE, temporaryName } from '../cache/cache-names.ts';
 import { storageError } from '../errors.ts';
 
 /** Of one table in memory: 1.3 million chunks, and what decoding it takes for a moment anyway. */
@@ -83,7 +83,7 @@ async function inMemory(parts: AsyncIterable<Part>): Promise<number> {
 }
 
 async function writeNew(path: string, parts: AsyncIterable<Part>): Promise<void> {
-  const fd = openSync(path, 'wx', 0o644);
+  const fd = openSync(path, 'wx', FILE_MODE);
   try {
     await writeParts(fd, parts);
   } finally {
