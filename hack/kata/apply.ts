@@ -142,8 +142,13 @@ function isWanted(host: Host, state: State, step: Step, { changes, notes }: Outc
   return true;
 }
 
-function merged(host: Host, step: Extract<Step, { kind: 'merge' }>): string {
-  return merge(host.text(step.path) ?? `${CREATED}\n`, step.entries, true);
+/** @throws Conflict */
+function merged(host: Host, { path, entries }: Extract<Step, { kind: 'merge' }>): string {
+  try {
+    return merge(host.text(path) ?? `${CREATED}\n`, entries, true);
+  } catch (error) {
+    throw error instanceof Conflict ? new Conflict(`${path}: ${error.message}`) : error;
+  }
 }
 
 function makeDirectories(host: Host, state: State, path: string): void {

@@ -6,9 +6,10 @@
  *                                             shared_fs = "virtio-fs-nydus" # nydusd-ts
  *                                  ◀unmerge─
  *
- * Understood: tables, dotted table names with quoted parts, values over several lines. Tables written inline
- * (`a = { b = 1 }`) are left alone and look like missing ones.
+ * Understood: tables, dotted names with quoted parts, values over several lines, lines that end with CR LF. A table
+ * written inline (`a = { b = 1 }`) is left alone: its keys look missing, and to set one is a conflict.
  */
+import { Conflict } from './paths.ts';
 
 /** One key to set; `table` '' is the top level. `value` is TOML text. */
 export interface Entry {
@@ -28,6 +29,8 @@ interface Statement {
   /** Of a key: the table it is in. */
   table: string;
   key: string;
+  /** Of a key: what is written before it, as `a.b.` in `a.b.key = 1`. */
+  prefix: string;
   /** Of a key: its text behind `=`, comment included. */
   value: string;
   first: number;
@@ -57,6 +60,7 @@ export function tablesOf(text: string): string[] {
 /**
  * Sets `entries` in `text`. Again with the same entries it changes nothing.
  * @param reversible marks the lines for `unmerge`; off for a copy that is ours as a whole
+ * @throws Conflict when a table of `entries` is written inline
  */
 export function merge(text: string, entries: readonly Entry[], reversible: boolean): string {
   const lines = text.split('\n');
@@ -74,15 +78,20 @@ function set(lines: string[], { table, key, value }: Entry, reversible: boolean)
     const old = lines.slice(known.first, known.last + 1);
     const isOurs = old.length === 1 && old[0]!.endsWith(MARK);
     const kept = reversible && !isOurs ? old.map((line) => WAS + line) : [];
-    lines.splice(known.first, old.length, ...kept, `${indentOf(old[0]!)}${key} = ${value}${mark}`);
+    lines.splice(known.first, old.length, ...kept, `${indentOf(old[0]!)}${known.prefix}${key} = ${value}${mark}`);
     return;
   }
+  const inline = all.find((s) => s.kind === 'key' && `${table}.`.startsWith(`${pathOf(s)}.`));
+  if (inline !== undefined)
+    throw new Conflict(
+      `line ${inline.first + 1} writes ${pathOf(inline)} inline; make it a table of its own and run again`,
+    );
   const head = all.find((s) => s.kind === 'table' && s.table === table);
   const within = all.filter((s) => s.table === table && s.kind === 'key');
   // Behind the keys that are there: a comment above the first one stays with it.
   const after = within.at(-1) ?? head;
   if (after !== undefined) {
-    lines.splice(after.last + 1, 0, `${indentOf(lines[after.first]!)}${key} = ${value}${mark}`);
+    lines.splice(after.last + 1, 0, `${indentOf(lines[after.first]!)}${after.prefix}${key} = ${value}${mark}`);
   } else if (table === '') {
     const created = lines[0] === CREATED ? 1 : 0;
     lines.splice(created, 0, `${key} = ${value}${mark}`);
@@ -132,7 +141,8 @@ function indentOf(line: string): string {
 
 const TABLE = /^\s*\[\s*([^\][]+?)\s*\]\s*(?:#.*)?$/;
 const ARRAY_OF_TABLES = /^\s*\[\[/;
-const KEY = /^\s*([\w-]+|"[^"]*"|'[^']*')\s*=\s*(.*)$/;
+const PART = /[\w-]+|"[^"]*"|'[^']*'/g;
+const KEY = new RegExp(`^\\s*((?:(?:${PART.source})\\s*\\.\\s*)*)(${PART.source})\\s*=\\s*([^]*)$`);
 
 /** Tables and keys with the lines they take. */
 function statements(lines: readonly string[]): Statement[] {
@@ -143,7 +153,7 @@ function statements(lines: readonly string[]): Statement[] {
     const head = TABLE.exec(line);
     if (head !== null) {
       table = normal(head[1]!);
-      found.push({ kind: 'table', table, key: '', value: '', first: i, last: i });
+      found.push({ kind: 'table', table, key: '', prefix: '', value: '', first: i, last: i });
       continue;
     }
     if (ARRAY_OF_TABLES.test(line)) {
@@ -154,17 +164,28 @@ function statements(lines: readonly string[]): Statement[] {
     const pair = KEY.exec(line);
     if (pair === null) continue;
     const first = i;
-    let value = stripped(pair[2]!);
+    const [, prefix, key, text] = pair as unknown as [string, string, string, string];
+    let value = stripped(text);
     while (isOpen(value) && i + 1 < lines.length) value += `\n${stripped(lines[++i]!)}`;
-    found.push({ kind: 'key', table, key: pair[1]!.replace(/^['"]|['"]$/g, ''), value: value.trim(), first, last: i });
+    const within = prefix === '' ? table : normal(`${table}.${prefix}`);
+    found.push({ kind: 'key', table: within, key: unquoted(key), prefix, value: value.trim(), first, last: i });
   }
   return found;
 }
 
-/** `'` and `"` mean the same around a part of a name. */
+/** A dotted name as it is written shortest: no spaces, `"` around a part that needs it. */
 function normal(name: string): string {
-  return name.replaceAll("'", '"').replace(/\s*\.\s*(?=(?:[^"]*"[^"]*")*[^"]*$)/g, '.');
+  return (name.match(PART) ?? []).map(shortest).join('.');
 }
+
+const pathOf = ({ table, key }: Statement): string => normal(`${table}.${shortest(key)}`);
+
+function shortest(part: string): string {
+  const bare = unquoted(part);
+  return /^[\w-]+$/.test(bare) ? bare : `"${bare}"`;
+}
+
+const unquoted = (part: string): string => part.replace(/^['"]|['"]$/g, '');
 
 const STRINGS = /"(?:[^"\\]|\\.)*"|'[^']*'/g;
 

@@ -50,6 +50,14 @@ fs_driver = "fscache"
 enable_nydus_overlayfs = false
 `;
 
+/** Ways to write what `install` changes that are not containerd's own. */
+const ODD = [
+  CONTAINERD_1.replaceAll('\n', '\r\n'),
+  'version = 2\n["proxy_plugins"."nydus"]\n"type" = "content"\n',
+  'version = 2\nproxy_plugins.nydus.type = "content"\nproxy_plugins . "nydus" . address = "/a=b"\n',
+  'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\ncontainerd.discard_unpacked_layers = true\n',
+];
+
 let root: string;
 const at = (path: string) => join(root, path);
 const put = (path: string, text: string) => {
@@ -181,6 +189,24 @@ describe('a host with everything', () => {
       const { status, stderr } = parse(path);
       assert.equal(status, 0, `${path}: ${stderr}`);
     }
+    good('uninstall');
+    for (const odd of ODD) {
+      put('/etc/containerd/config.toml', odd);
+      good('install');
+      const { status, stderr } = parse('/etc/containerd/config.toml');
+      assert.equal(status, 0, `${odd}: ${stderr}\n${text('/etc/containerd/config.toml')}`);
+      assert.equal(valueAt(text('/etc/containerd/config.toml'), 'proxy_plugins.nydus', 'type'), '"snapshot"');
+      good('uninstall');
+      assert.equal(text('/etc/containerd/config.toml'), odd);
+    }
+  });
+  test('a table written inline stops the installation before it begins', () => {
+    put('/etc/containerd/config.toml', 'version = 2\n[proxy_plugins]\nnydus = { type = "content" }\n');
+    const before = tree();
+    const { status, stderr } = run('install');
+    assert.equal(status, 1);
+    assert.match(stderr, /^\/etc\/containerd\/config\.toml: line 3 writes proxy_plugins\.nydus inline; /);
+    assert.deepEqual(tree(), before);
   });
 
   test('containerd takes what is merged into its defaults, into a short file, and into none', (t) => {
