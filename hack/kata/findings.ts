@@ -1,7 +1,7 @@
 /** What `doctor` looks at: files of a host, and for the running host what its kernel offers. Nothing is changed. */
 import { join } from 'node:path';
 import { BIN, CONTAINERD_CONFIG, type Host, KATA_RUNTIMES, SNAPSHOTTER_CONFIG } from './paths.ts';
-import { containerdVersion } from './plan.ts';
+import { containerdVersion, isOfVersion1 } from './plan.ts';
 import { tablesOf, valueAt } from './toml-edit.ts';
 
 export interface Finding {
@@ -116,7 +116,22 @@ function containerd(host: Host): Finding[] {
       '"nydus"',
     ]),
   ];
-  return rows.map(([table, key, value]) => {
+  const disabled = valueAt(content, '', 'disabled_plugins') ?? '[]';
+  const general = [
+    finding(
+      'containerd, version',
+      !isOfVersion1(content),
+      valueAt(content, '', 'version') ?? 'not set',
+      'containerd config migrate',
+    ),
+    finding(
+      'containerd, CRI',
+      !/["'](io\.containerd\.(grpc\.v1\.)?)?cri["'.]/.test(disabled),
+      `disabled_plugins = ${disabled}`,
+      `${CONTAINERD_CONFIG}: disabled_plugins = []`,
+    ),
+  ];
+  const set = rows.map(([table, key, value]) => {
     const is = valueAt(content, table, key);
     const mend = `${CONTAINERD_CONFIG}: [${table}] ${key} = ${value}`;
     return finding(
@@ -126,6 +141,7 @@ function containerd(host: Host): Finding[] {
       mend,
     );
   });
+  return [...general, ...set];
 }
 
 /** containerd before 1.7 knows no snapshotter of a handler: it takes the one of all pods. @param version `containerd --version` */

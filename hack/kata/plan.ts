@@ -50,9 +50,14 @@ export function planFor(host: Host): Plan {
     optional: 'the helper that is there stays in use; ours is the one that keeps setuid and device bits',
   });
 
-  const version = containerdVersion(host.text(CONTAINERD_CONFIG));
+  const present = host.text(CONTAINERD_CONFIG) ?? '';
+  const version = containerdVersion(present);
+  if (isOfVersion1(present))
+    notes.push(`${CONTAINERD_CONFIG} is of version 1, in which our keys mean nothing: containerd config migrate`);
   const containerd = [
-    ...(host.has(CONTAINERD_CONFIG) ? [] : [{ table: '', key: 'version', value: version }]),
+    ...(valueAt(present, '', 'version') === null && !isOfVersion1(present)
+      ? [{ table: '', key: 'version', value: version }]
+      : []),
     ...entriesOf(template(`containerd-${version}.toml`)),
   ];
   for (const runtime of KATA_RUNTIMES) {
@@ -82,6 +87,15 @@ export function planFor(host: Host): Plan {
   });
   steps.push({ kind: 'file', path: UNIT, text: template('nydusd@.service') });
   return { steps, notes };
+}
+
+/** Without a version containerd 1.x takes a configuration for one of version 1; here what only such a one says counts. */
+export function isOfVersion1(text: string): boolean {
+  const version = valueAt(text, '', 'version');
+  const lists = ['disabled_plugins', 'required_plugins'].map((key) => valueAt(text, '', key) ?? '');
+  const isShort =
+    lists.some((list) => /["'][^"'.]+["']/.test(list)) || tablesOf(text).some((t) => /^plugins\.\w/.test(t));
+  return version === '1' || (version === null && isShort);
 }
 
 /** Version of containerd's configuration: 2 for containerd 1.x, 3 for 2.x. */

@@ -69,6 +69,35 @@ test('after `install` nothing of ours is missing; a key that is changed is named
   );
 });
 
+test('containerd of version 1, as Docker installs it, and with CRI off: install says so, doctor what to do', () => {
+  const names = ['containerd, version', 'containerd, CRI'];
+  for (const [config, missing] of [
+    ['disabled_plugins = ["cri"]\n', names],
+    ['version = 1\n', names.slice(0, 1)],
+    ['[plugins.cri]\n', names.slice(0, 1)],
+    ['version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n', names.slice(1)],
+    ['oom_score = 0\n', []],
+  ] as const) {
+    put('/etc/containerd/config.toml', config);
+    const { notes, steps } = planFor(new Host(root));
+    const isOld = missing[0] === names[0];
+    assert.equal(
+      notes.some((note) => note.includes('of version 1')),
+      isOld,
+      config,
+    );
+    const found = look().findings.filter(({ ok, what }) => !ok && names.includes(what));
+    assert.deepEqual(
+      found.map(({ what }) => what),
+      missing,
+    );
+    assert.ok(found.every(({ mend }) => mend !== ''));
+    const keys = steps.flatMap((step) => (step.kind === 'merge' ? step.entries : []));
+    const setsVersion = keys.some(({ table, key, value }) => table === '' && key === 'version' && value === '2');
+    assert.equal(setsVersion, config.startsWith('oom_score'), config);
+  }
+});
+
 describe('modes', () => {
   const rows: [config: string | null, mode: string][] = [
     [null, 'none'],
