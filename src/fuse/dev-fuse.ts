@@ -49,6 +49,8 @@ class DataBuffer {
   readonly memory = new NativeMemory(DATA_BYTES);
   readonly address = Float64Array.of(this.memory.address);
   readonly length = Uint32Array.of(DATA_BYTES);
+  /** Parked requests it belongs to: two while one that was run again parks once more, before its old slot is dropped. */
+  owners = 0;
 }
 
 export class DevFuse implements Port {
@@ -59,7 +61,10 @@ export class DevFuse implements Port {
   private readonly inboxAddress = Float64Array.of(this.inbox.address);
   private readonly inboxLength = Uint32Array.of(INBOX_BYTES);
   private readonly replyIovecs = new NativeMemory(4096);
+  /** For the next READ. */
   private data = new DataBuffer();
+  /** What the last READ served got. */
+  private lent = this.data;
   private readonly spare: DataBuffer[] = [];
   private readonly owned = new Map<number, DataBuffer>();
   /** Requests of our predecessor that come again are not served. */
@@ -163,6 +168,7 @@ export class DevFuse implements Port {
   }
 
   private lendData(request: Request, buffer: DataBuffer): void {
+    this.lent = buffer;
     request.data.set(buffer.address, buffer.length, 0, 1, 0, DATA_BYTES);
     request.replySpace = DATA_BYTES;
   }
@@ -191,8 +197,9 @@ export class DevFuse implements Port {
 
   keep(slot: number, pins: boolean): void {
     if (!pins) return;
-    this.owned.set(slot, this.data);
-    this.data = this.spare.pop() ?? new DataBuffer();
+    this.lent.owners++;
+    this.owned.set(slot, this.lent);
+    if (this.lent === this.data) this.data = this.spare.pop() ?? new DataBuffer();
   }
 
   reach(): number {
@@ -211,7 +218,13 @@ export class DevFuse implements Port {
     const buffer = this.owned.get(slot);
     if (buffer === undefined) return;
     this.owned.delete(slot);
-    this.spare.push(buffer);
+    if (--buffer.owners > 0) return;
+    // The request being served goes on with it when it could not be parked: then nobody else may get it before the next.
+    if (buffer !== this.lent) this.spare.push(buffer);
+    else {
+      this.spare.push(this.data);
+      this.data = buffer;
+    }
   }
 
   /** The kernel knows a request by its unique, which is in its header. */
