@@ -172,6 +172,7 @@ describe('members', () => {
     openFile(guest, '/etc/release');
     guest.opendir(ROOT);
     union.reset();
+    union.collect();
     assert.equal(old.destroyed, true);
     assert.equal(fresh.resets, 1);
     const [mount, ...others] = union.list();

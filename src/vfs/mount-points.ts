@@ -198,14 +198,16 @@ export class MountPoints {
     }
   }
 
-  /** The guest starts anew: mounts stay, what it held is void, and nothing keeps retired members any more. */
+  /**
+   * The guest starts anew: mounts stay, what it held is void, and nothing keeps retired members any more: they go with the
+   * next `collect`, which may not be here, within the INIT or DESTROY that says so.
+   */
   reset(): void {
     this.rootHandles.clear();
     for (const mounted of this.mounts.values()) {
       mounted.clear();
       mounted.fs.reset();
     }
-    this.collect();
   }
 
   /** Ends every member. */

@@ -45,10 +45,14 @@ class Rig {
     };
     this.session = new Session(this.union, port, VIRTIOFS_POLICY, NO_IO, new Stats(), () => {});
     this.union.onMemberGone = (id) => this.session.failParkedOf(id, -errno.ESTALE);
+    this.init();
+  }
+
+  init(unique = 2): void {
     const init = Buffer.alloc(64);
     init.writeUInt32LE(7, 0);
     init.writeUInt32LE(38, 4);
-    this.send(OPS.INIT.op, { low: 0, high: 0 }, init);
+    this.send(OPS.INIT.op, { low: 0, high: 0 }, init, unique);
   }
 
   #lend(data: Session['request']['data']): void {
@@ -141,4 +145,21 @@ test('a read parked on a retired member is finished by it', () => {
   rig.union.collect();
   rig.session.complete(old.tickets[0] as number, 0);
   assert.deepEqual(rig.replies, [{ unique: 7, error: 0, bytes: 16 + 'old bytes'.length }]);
+});
+
+test('a second INIT, which ends a retired member with a read parked there, gets its own reply', () => {
+  const rig = new Rig();
+  const old = new MemoryFs();
+  old.addFile('/f', 'old bytes');
+  rig.union.mount('/', old);
+  const file = rig.walk('/f');
+  const fh = rig.open(file);
+  old.park = true;
+  assert.equal(rig.read(file, fh, 7), PARKED);
+  rig.union.remount('/', new MemoryFs());
+  rig.init(9);
+  assert.deepEqual([...rig.session.request.reply.u32.subarray(0, 3)], [16 + 64, 0, 9]);
+  rig.union.collect();
+  assert.equal(old.destroyed, true);
+  assert.deepEqual(rig.replies, [{ unique: 7, error: -errno.ESTALE, bytes: 16 }]);
 });
