@@ -40,10 +40,16 @@ function directory(share: Share, request: Request, replyBytes: number): number {
   return share.inodes.slotOf(request.nodeLow);
 }
 
+/** As `directory`, for what will be a new inode: one that could not be shown must not be made. */
+function directoryOfNew(share: Share, request: Request): number {
+  const dir = directory(share, request, ENTRY_OUT_BYTES);
+  return dir < 0 || (share.budget.room(1) && share.inodes.room(1)) ? dir : -errno.ENFILE;
+}
+
 export function mknod(share: Share, request: Request, args: MknodArgs): Result {
   const type = args.mode & S.IFMT || S.IFREG;
   if (type === S.IFDIR || type === S.IFLNK) return -errno.EINVAL;
-  const dir = directory(share, request, ENTRY_OUT_BYTES);
+  const dir = directoryOfNew(share, request);
   if (dir < 0) return dir;
   const mode = type | (args.mode & PERMISSIONS);
   const entered = share.credentials.enter(request, args.umask);
@@ -54,7 +60,7 @@ export function mknod(share: Share, request: Request, args: MknodArgs): Result {
 }
 
 export function mkdir(share: Share, request: Request, args: MkdirArgs): Result {
-  const dir = directory(share, request, ENTRY_OUT_BYTES);
+  const dir = directoryOfNew(share, request);
   if (dir < 0) return dir;
   const entered = share.credentials.enter(request, args.umask);
   if (entered < 0) return entered;
@@ -64,7 +70,7 @@ export function mkdir(share: Share, request: Request, args: MkdirArgs): Result {
 }
 
 export function symlink(share: Share, request: Request, args: SymlinkArgs): Result {
-  const dir = directory(share, request, ENTRY_OUT_BYTES);
+  const dir = directoryOfNew(share, request);
   if (dir < 0) return dir;
   const entered = share.credentials.enter(request, 0);
   if (entered < 0) return entered;

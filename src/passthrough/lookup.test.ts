@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { chmodSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fdCount } from '../common/descriptors.testing.ts';
@@ -151,6 +151,10 @@ test('the budget: ENFILE for one request, and again room after a FORGET', () => 
     assert.equal(guest.open(nodes[0], O.RDONLY), -errno.ENFILE);
     assert.equal(guest.opendir(ROOT_ID), -errno.ENFILE);
     assert.equal(guest.create(ROOT_ID, 'new', O.RDWR), -errno.ENFILE);
+    assert.equal(guest.mkdir(ROOT_ID, 'new', 0o700), -errno.ENFILE);
+    assert.equal(guest.mknod(ROOT_ID, 'new', 0o100600), -errno.ENFILE);
+    assert.equal(guest.symlink(ROOT_ID, 'new', 'f0'), -errno.ENFILE);
+    assert.equal(existsSync(join(dir, 'new')), false, 'what could not be shown was made');
     assert.equal(guest.walk('f1').node, nodes[1], 'a known inode needs no descriptor');
     guest.forget(nodes[0]);
     const handle = ok(guest.opendir(ROOT_ID));
