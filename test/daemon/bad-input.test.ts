@@ -113,7 +113,7 @@ describe('a configuration that is', () => {
   const texts: [what: string, text: unknown, say: RegExp][] = [
     ['empty', '', /configuration member \(whole text\): empty/],
     ['binary', Buffer.from([0, 1, 0x80, 0xff, 0xfe, 7]).toString('latin1'), /neither JSON.* nor TOML/s],
-    ['2 MiB', JSON.stringify({ ...localfsConfig(BLOBS, ROOT), filler: 'x'.repeat(2 << 20) }), /longer than 1 MiB/],
+    ['2 MiB of TOML', `version = 2\n${'#'.repeat(2 << 20)}`, /nor TOML of at most 1 MiB/],
     ['without device', { mode: 'direct' }, /device: is required/],
     ['without mode', { device: { backend: { type: 'localfs', config: { dir: BLOBS } } } }, /mode: must be one of/],
     ['localfs without dir', backend('localfs', {}), /device\.backend\.config\.dir: this or blob_file must be given/],
@@ -163,8 +163,6 @@ describe('a configuration that is', () => {
 describe('a work_dir that is', () => {
   const long = `/${'long/'.repeat(1000)}`;
   const odd: [what: string, path: unknown, say: RegExp][] = [
-    ['relative', 'cache', /work_dir: must be an absolute path/],
-    ['the current directory', '.', /work_dir: must be an absolute path/],
     ['empty', '', /work_dir: not a directory name/],
     ['with NUL', '/cache\0', /work_dir: not a directory name/],
     ['longer than a path', long, /work_dir: longer than a path may be/],
@@ -193,6 +191,13 @@ describe('a work_dir that is', () => {
     assertContent('/homeless');
     await umount('/homeless');
     assert.deepEqual(readdirSync(daemon.dir), before);
+  });
+
+  test('relative: below where the daemon runs, as upstream', async () => {
+    assert.equal((await mount('/relative', localfsConfig(BLOBS, './relative/cache'))).status, 204);
+    assertContent('/relative');
+    await umount('/relative');
+    assert.ok(readdirSync(join(daemon.dir, 'relative/cache')).some((name) => name.endsWith('.blob.data')));
   });
 
   test('missing: made with its parents, when the first blob is opened', async () => {

@@ -97,6 +97,9 @@ describe('requests of Kata', () => {
     const body = rafs(big);
     assert.ok(JSON.stringify(body).length > 200 * 1024);
     assert.equal((await daemon.mount('/rafs/big/lowerdir', body)).status, 204);
+    // The limit of 1 MiB is for files (kata-contract 3.3).
+    const huge = rafs({ ...config, comment: 'x'.repeat(3 << 20) });
+    assert.equal((await daemon.mount('/rafs/huge/lowerdir', huge)).status, 204);
   });
 
   test('A7: umount of what never was mounted', async () => {

@@ -3,6 +3,7 @@
  * hand over, or from v2 as JSON or TOML (kata-contract 3.3 to 3.7). Unknown members are ignored everywhere; a wrong type
  * or value names its path, value and reason. Secrets are kept in `Secret`, which prints as `***`.
  */
+import { resolve } from 'node:path';
 import toml from 'smol-toml';
 import { type JsonFault, jsonFault } from '../../common/json-fault.ts';
 import type { CacheLimits } from '../cache/cache-limits.ts';
@@ -69,8 +70,8 @@ export interface PrefetchConfig {
   streamPrefetch: boolean;
 }
 
-/** Longest text taken: the limit the reference daemon has for configuration files. */
-export const CONFIG_CHARS_MAX = 1 << 20;
+/** Longest text that is parsed as TOML, which costs half a second a megabyte at worst. JSON has the limit of its bearer. */
+const TOML_CHARS_MAX = 1 << 20;
 const AMPLIFY_BYTES_DEFAULT = 1 << 20;
 const AMPLIFY_BYTES_MAX = 0x1000_0000;
 const PREFETCH_THREADS_DEFAULT = 8;
@@ -85,9 +86,6 @@ const EXTERNAL_BACKENDS_MAX = 1024;
  * @throws CONFIG with the path of the member, its value and the reason
  */
 export function parseConfig(text: string): StorageConfig {
-  if (text.length > CONFIG_CHARS_MAX) {
-    throw storageError('CONFIG', { path: '(whole text)', value: text.length, reason: 'longer than 1 MiB' });
-  }
   // Nothing at all would be TOML without a version.
   if (text.trim() === '') throw storageError('CONFIG', { path: '(whole text)', value: text.length, reason: 'empty' });
   let parsed: unknown;
@@ -102,14 +100,16 @@ export function parseConfig(text: string): StorageConfig {
 
 /** The parser's message quotes the text around the fault, which may be a password. @param fault why it is no JSON */
 function parseToml(text: string, { reason, line, column }: JsonFault): unknown {
+  const refuse = (why: string) => {
+    const value = `${text.length} characters`;
+    const json = `neither JSON (${reason} in line ${line}, column ${column})`;
+    return storageError('CONFIG', { path: '(whole text)', value, reason: `${json} nor TOML${why}` });
+  };
+  if (text.length > TOML_CHARS_MAX) throw refuse(' of at most 1 MiB');
   try {
     return toml.parse(text);
   } catch {
-    throw storageError('CONFIG', {
-      path: '(whole text)',
-      value: `${text.length} characters`,
-      reason: `neither JSON (${reason} in line ${line}, column ${column}) nor TOML`,
-    });
+    throw refuse('');
   }
 }
 
@@ -227,8 +227,5 @@ function parseWorkDir(config: Members): string {
   const workDir = config.text('work_dir', '');
   if (workDir === '' || workDir.includes('\0')) throw config.wrong('work_dir', 'not a directory name');
   if (Buffer.byteLength(workDir) > PATH_BYTES_MAX) throw config.wrong('work_dir', 'longer than a path may be');
-  if (!workDir.startsWith('/')) {
-    throw config.wrong('work_dir', "must be an absolute path: the daemon's own directory is no place for a cache");
-  }
-  return workDir;
+  return workDir.startsWith('/') ? workDir : resolve(workDir);
 }
