@@ -56,8 +56,10 @@ export class FetchQueue {
     const { cache, options, pending, promised } = this.blob;
     const offsets = wanted.map(({ info }) => info.compressedOffset);
     const digests = pending.digestsOf(wanted[0].index);
+    // Those that only have to be checked ask the backend for nothing, and nothing is read ahead for them.
+    const unproven = wanted.filter(({ index }) => cache.isUnproven(index));
     const plan = planFetch({
-      wanted,
+      wanted: unproven.length === 0 ? wanted : wanted.filter((chunk) => !unproven.includes(chunk)),
       isAwaited: (index) => pending.isWanted(index),
       chunkCount: meta?.chunkCount ?? 0,
       infoOf: (index) => (meta as BlobMeta).chunk(index),
@@ -73,7 +75,7 @@ export class FetchQueue {
     });
     this.speculation.charge(plan.charges, Date.now());
     for (const { index } of plan.extras) pending.addAhead(index, digests);
-    return plan.ranges;
+    return [...mergeChunks(unproven, 0), ...plan.ranges];
   }
 
   /** Settles every chunk of the range, one way or the other. */

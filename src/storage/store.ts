@@ -127,7 +127,7 @@ export class BlobStore {
 
   /** Chunks of an open blob that are in the cache; 0 when it is closed. */
   chunksReady(handle: number): number {
-    return this.opened.get(handle)?.shared.blob.files.map.countReady() ?? 0;
+    return this.opened.get(handle)?.shared.blob.files.map.countCached() ?? 0;
   }
 
   /** What prefetch, on behalf of `owner`, needs to know of an open blob; undefined when it is closed. */

@@ -187,9 +187,17 @@ export class ChunkMap {
 
   /** Chunks ready in the private copy. */
   countReady(): number {
-    let count = 0;
-    for (const byte of this.bits) count += BITS_IN[byte] ?? 0;
-    return count;
+    return bitsIn(this.bits);
+  }
+
+  /** Chunks that the cache has, also those that nobody here has checked yet; not those of an earlier boot. */
+  countCached(): number {
+    if (this.fd < 0) return this.countReady();
+    const bits = mapBits(this.fd, this.chunkCount);
+    for (let byte = 0; byte < bits.length; byte++) {
+      bits[byte]! &= this.usedBits(byte) & ~(this.trust?.marker.suspectsOf(byte) ?? 0);
+    }
+    return bitsIn(bits);
   }
 
   close(): void {
@@ -245,6 +253,12 @@ export class ChunkMap {
 /** Most significant bit first. */
 function maskOf(chunk: number): number {
   return 0x80 >> (chunk & 7);
+}
+
+function bitsIn(bytes: Uint8Array): number {
+  let count = 0;
+  for (const byte of bytes) count += BITS_IN[byte] ?? 0;
+  return count;
 }
 
 const BITS_IN = Uint8Array.from({ length: 256 }, (_, byte) => byte.toString(2).replaceAll('0', '').length);

@@ -80,6 +80,18 @@ describe('validation', () => {
     const stats = await readAll(workDir);
     assert.equal(stats.chunksFetched, 1);
   });
+  test('what others cached counts as cached, and is no reason to read ahead', async () => {
+    const workDir = freshDir();
+    const some = [CHUNKS[0], CHUNKS[30], CHUNKS[60]];
+    await readAll(workDir, { amplify_io: 0 }, DIGESTS, some);
+    const store = new BlobStore(SILENT);
+    const { handle } = store.openBlob(INFO, DIGESTS, localConfig(workDir, undefined, CHECKED));
+    assert.equal(store.chunksReady(handle), some.length);
+    for (const chunk of some) await store.fetch(handle, wantAll([chunk]));
+    assert.equal(store.chunksReady(handle), some.length);
+    await store.close();
+    assert.equal(store.stats.requests, 0);
+  });
   test('chunks this process has put there are not checked again', async () => {
     const workDir = freshDir();
     const store = new BlobStore(SILENT);
