@@ -133,6 +133,7 @@ async function runCache({ values, operands: [action, ...blobIds] }: Parsed<Optio
   if (values.dir === undefined) throw misuse('--dir is required');
   const quotaBytes = values.quota === undefined ? null : parseSize(values.quota);
   if (values.quota !== undefined && quotaBytes === null) throw misuse('--quota is a size such as 500M or 10G');
+  if (quotaBytes === 0) throw misuse('--quota 0 is none; cache rm --all takes out every blob that is not in use');
   await cache({
     action: action ?? '',
     blobIds,

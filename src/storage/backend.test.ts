@@ -138,6 +138,15 @@ test('localfs: one named file for every id', async () => {
   backend.close();
 });
 
+test('localfs: directories that cannot be looked into are passed over, and named when no other has the blob', async () => {
+  const dirs = { dir: join(root, 'main', 'file'), alt_dirs: ['d'.repeat(300), join(root, 'other')] };
+  writeFileSync(dirs.dir, '');
+  const backend = await open('localfs', dirs);
+  assert.deepEqual(await backend.read(BLOB_ID, 0, 9, NEVER), BLOB.subarray(0, 9));
+  await assert.rejects(backend.read('absent', 0, 9, NEVER), { code: 'BLOB_READ', message: /ENOTDIR/ });
+  backend.close();
+});
+
 test('localfs: a blob that appears after a failure is found', async () => {
   const backend = await open('localfs', { dir: join(root, 'main') });
   const id = 'a'.repeat(64);

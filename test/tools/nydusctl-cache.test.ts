@@ -106,6 +106,7 @@ test('mistakes are named', () => {
     [['rm', '--dir', ROOT], 2, /ids of blobs, or --all/],
     [['rm', '--dir', ROOT, 'x'], 1, /has no blob x/],
     [['gc', '--dir', ROOT, '--quota', 'much'], 2, /--quota is a size/],
+    [['gc', '--dir', ROOT, '--quota', '0'], 2, /--quota 0 is none/],
     [['ls', '--dir', ROOT, '--dry-run'], 2, /--dry-run is for cache gc/],
     [['ls', '--dir', ROOT, '--sock', 'x'], 2, /--sock means nothing to cache/],
   ];

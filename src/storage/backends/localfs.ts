@@ -78,15 +78,17 @@ function pathsOf(config: LocalfsConfig, blobId: string): string[] {
   return [config.dir, ...config.altDirs].map((dir) => join(dir, blobId));
 }
 
+/** A directory that cannot be looked into is passed over as one that has not got the blob. @throws why it was, if none has */
 async function openFirst(blobId: string, paths: string[], where: string): Promise<FileHandle> {
+  let fault: unknown = null;
   for (const path of paths) {
     try {
       return await open(path, 'r');
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') fault ??= error;
     }
   }
-  throw storageError('BLOB_NOT_FOUND', { blobId, where });
+  throw fault ?? storageError('BLOB_NOT_FOUND', { blobId, where });
 }
 
 function readError(blobId: string, where: string, error: unknown): unknown {

@@ -40,7 +40,9 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
   async function askTarget(method: Method, blobId: string, url: URL, headers: Headers, signal: AbortSignal) {
     try {
       const answer = await client.send({ purpose: 'redirected', method, url, headers }, signal);
-      if (!isGone(answer.status)) return answer;
+      if (answer.status >= 500) redirects.delete(blobId);
+      // A place that sends on has moved: where to is the registry's to say, once more.
+      if (!isGone(answer.status) && !isRedirect(answer)) return answer;
       discard(answer);
       redirects.delete(blobId);
       return null;

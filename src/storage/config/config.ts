@@ -108,8 +108,8 @@ function parseToml(text: string, { reason, line, column }: JsonFault): unknown {
   if (text.length > TOML_CHARS_MAX) throw refuse(' of at most 1 MiB');
   try {
     return toml.parse(text);
-  } catch {
-    throw refuse('');
+  } catch (error) {
+    throw refuse(error instanceof toml.TomlError ? ` (line ${error.line}, column ${error.column})` : '');
   }
 }
 

@@ -249,6 +249,24 @@ describe('redirects of a registry', () => {
       assert.ok((await backend.read(BLOB_ID, OFFSET, BYTES, NEVER)).equals(SLICE));
     }
   });
+  test('whose target sends on later is asked for again; one that fails, by the next try', async () => {
+    let target = '/cdn0';
+    let status = 302;
+    answer = (r, request) => {
+      if (request.url === target) return void r.writeHead(206, { 'content-range': RANGE }).end(SLICE);
+      if (request.url?.startsWith('/cdn')) return void r.writeHead(status, { location: '/cdn-of-old' }).end();
+      r.writeHead(302, { location: target }).end();
+    };
+    const backend = await KINDS.registry();
+    const read = async () => assert.ok((await backend.read(BLOB_ID, OFFSET, BYTES, NEVER)).equals(SLICE));
+    await read();
+    target = '/cdn1';
+    await read();
+    target = '/cdn2';
+    status = 503;
+    await assert.rejects(read(), { code: 'HTTP_BUSY' });
+    await read();
+  });
   test('in a circle, to nowhere and to other schemes are errors', async () => {
     for (const location of ['/again', 'file:///etc/passwd', 'http://']) {
       answer = (r) => r.writeHead(302, { location }).end();
