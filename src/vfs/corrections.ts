@@ -17,6 +17,7 @@ const BODY = Request.BODY_WORD;
 const IN_ENTRY = BODY + ENTRY_OUT.ATTR;
 const IN_ATTR_OUT = BODY + ATTR_OUT.ATTR;
 const ATTR_WORDS = ATTR_BYTES / 4;
+const MOUNT_VALID_SECONDS = MOUNT_VALID_MS / 1000;
 const noHandle = new GetattrArgs();
 
 /** True when the guest shows this member with an st_dev of its own, because its root is announced as a submount. */
@@ -31,11 +32,24 @@ export function mixed(request: Request, mounted: Mounted): number {
 
 /** An entry_out (nodeid 0 is a cached negative: nothing to count). */
 export function entry(request: Request, mounted: Mounted, n: Result): Result {
-  if (n > 0 && mounted.counted && request.reply.u32[BODY + ENTRY_OUT.NODEID] !== 0) {
+  if (n <= 0 || !mounted.counted) return n;
+  if (request.nodeLow === ROOT_LOCAL) cutEntryValid(request.reply.u32, BODY);
+  if (request.reply.u32[BODY + ENTRY_OUT.NODEID] !== 0) {
     mounted.addLookups(1);
     request.reply.u32[IN_ENTRY + ATTR.INO + 1] ^= mixed(request, mounted);
   }
   return n;
+}
+
+/**
+ * Cuts the time-out of the entry_out at word `at`, of a name in a member's root, to MOUNT_VALID_MS: a mount may come
+ * inside and cover the name or fill its absence, and on "/" another member may come. An image says a year.
+ */
+export function cutEntryValid(words: Uint32Array, at: number): void {
+  if (words[at + ENTRY_OUT.ENTRY_VALID] < MOUNT_VALID_SECONDS && words[at + ENTRY_OUT.ENTRY_VALID + 1] === 0) return;
+  words[at + ENTRY_OUT.ENTRY_VALID] = MOUNT_VALID_SECONDS;
+  words[at + ENTRY_OUT.ENTRY_VALID + 1] = 0;
+  words[at + ENTRY_OUT.ENTRY_VALID_NSEC] = 0;
 }
 
 /** An attr_out. */

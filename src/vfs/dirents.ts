@@ -1,6 +1,6 @@
 /**
  * Directory records of a member, rewritten in the reply where the union has to: counted, their inode numbers mixed,
- * names covered by a nested mount taken out.
+ * time-outs in a root cut, names covered by a nested mount taken out.
  *
  * Only replies of READDIR and READDIRPLUS that a member has just written are walked; their lengths are still bounded
  * by the body, since a member is code of ours but no reason to run away.
@@ -8,7 +8,9 @@
 import { Request } from '../fuse/request.ts';
 import { ATTR, DIRENT_BYTES, DIRENT_OUT, ENTRY_OUT, ENTRY_OUT_BYTES } from '../fuse/wire/layout.ts';
 import { direntBytes } from '../fuse/wire/out.ts';
+import { cutEntryValid } from './corrections.ts';
 import type { Mounted } from './mounts.ts';
+import { ROOT_LOCAL } from './node-ids.ts';
 import type { PseudoTree } from './pseudo-tree.ts';
 
 const BODY_BYTES = Request.BODY_WORD * 4;
@@ -35,6 +37,7 @@ export function rewrite(
 ): number {
   const { u32, u8 } = request.reply;
   const head = plus ? ENTRY_OUT_BYTES : 0;
+  const isRoot = request.nodeLow === ROOT_LOCAL;
   const end = BODY_BYTES + bytes;
   let to = BODY_BYTES;
   let from = BODY_BYTES;
@@ -51,6 +54,7 @@ export function rewrite(
       if (counts) mounted.fs.forget(u32[from >> 2], u32[(from >> 2) + 1], 1);
     } else {
       if (counts) mounted.addLookups(1);
+      if (plus && isRoot) cutEntryValid(u32, from >> 2);
       if (mix !== 0) {
         u32[dirent + DIRENT_OUT.INO + 1] ^= mix;
         if (plus) u32[(from >> 2) + ENTRY_OUT.ATTR + ATTR.INO + 1] ^= mix;

@@ -2,6 +2,9 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import * as A from '../fuse/args.ts';
 import { ATTR_SUBMOUNT, S } from '../fuse/flags.ts';
+import { Request } from '../fuse/request.ts';
+import { ENTRY_OUT_BYTES } from '../fuse/wire/layout.ts';
+import { putEntryHead } from '../fuse/wire/out.ts';
 import { Arena } from '../sys/arena.ts';
 import { errno } from '../sys/errno.ts';
 import { type Entry, FsClient, type Handle, ROOT } from './testing/client.ts';
@@ -173,7 +176,7 @@ describe('mount roots', () => {
     assert.ok(typeof attributes === 'object' && attributes.flags === ATTR_SUBMOUNT && attributes.validMs === 1000);
     const f = entry(guest.lookup(m.node, 'f'));
     assert.equal(f.flags, 0);
-    assert.equal(f.entryValidMs, 60_000);
+    assert.equal(f.validMs, 60_000);
     union.destroy();
   });
 
@@ -295,6 +298,45 @@ describe('nested mounts', () => {
     assert.equal(union.list().find((mount) => mount.path === '/a')?.lookups, 0);
     union.destroy();
   });
+});
+
+describe('names in a root are trusted for a second only, since mounts may come there', () => {
+  /** An image: absent names are answered, for a year like all else. */
+  class Lasting extends MemoryFs {
+    constructor() {
+      super(365 * 24 * 3600 * 1000);
+      this.addFile('/dir/f', 'x');
+    }
+
+    override lookup(request: Request, args: A.NameArgs): number {
+      const n = super.lookup(request, args);
+      if (n !== -errno.ENOENT) return n;
+      putEntryHead(request.reply.u32, Request.BODY_WORD, 0, 0, this.validMs, 0);
+      return ENTRY_OUT_BYTES;
+    }
+  }
+
+  for (const path of ['/', '/a']) {
+    test(`mounted on ${path}`, () => {
+      const { union, guest } = setUp();
+      union.mount(path, new Lasting());
+      const root = path === '/' ? ROOT : entry(guest.walk(path)).node;
+      const dir = entry(guest.lookup(root, 'dir'));
+      const absent = entry(guest.lookup(root, 'absent'));
+      assert.equal(absent.node.low, 0);
+      assert.deepEqual([dir.entryValidMs, absent.entryValidMs], [1000, 1000]);
+      assert.ok(entry(guest.lookup(dir.node, 'f')).entryValidMs > 1000, 'below the root nothing changes');
+      assert.ok(entry(guest.lookup(dir.node, 'absent')).entryValidMs > 1000);
+      const lasting = (node: Entry['node']): string[] => {
+        const list = guest.list(node, true);
+        assert.ok(typeof list === 'object');
+        return list.filter(({ entryValidMs }) => entryValidMs > 1000).map(({ name }) => name);
+      };
+      assert.deepEqual(lasting(root), []);
+      assert.ok(lasting(dir.node).includes('f'));
+      union.destroy();
+    });
+  }
 });
 
 describe('a member on "/"', () => {

@@ -56,6 +56,7 @@ export interface Dirent {
   cookie: { low: number; high: number };
   /** READDIRPLUS only. */
   node: NodeId | null;
+  entryValidMs: number;
 }
 
 export const ROOT: NodeId = { low: 1, high: 0 };
@@ -315,6 +316,7 @@ export class FsClient {
         type: u32[word + DIRENT_OUT.TYPE],
         cookie: { low: u32[word + DIRENT_OUT.OFF], high: u32[word + DIRENT_OUT.OFF + 1] },
         node: plus ? { low: u32[at >> 2], high: u32[(at >> 2) + 1] } : null,
+        entryValidMs: plus ? u32[(at >> 2) + ENTRY_OUT.ENTRY_VALID] * 1000 : 0,
       });
       at += head + direntBytes(nameBytes);
     }
