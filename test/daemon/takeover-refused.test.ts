@@ -1,8 +1,8 @@
 /** What is no state to go on with is refused whole: the daemon stays INIT, says why, and can still take over later. */
 import assert from 'node:assert/strict';
-import { copyFileSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readdirSync, renameSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { decodeState, encodeState, type SavedDaemon } from '../../src/daemon/failover/state.ts';
 import { close } from '../../src/sys/io.ts';
@@ -197,9 +197,12 @@ describe('without what it takes', () => {
 
   test('no supervisor: nothing is kept, and a dead mount point is mounted anew', async () => {
     const mountpoint = mkdtempSync(join(dir, 'a mount point '));
+    // mountinfo has the directory, wherever links to it were given.
+    symlinkSync(basename(mountpoint), join(dir, 'link'));
+    symlinkSync('link', join(dir, 'link to it'));
     const start = async (...argv: string[]): Promise<Nydusd> => {
       const daemon = new Nydusd(
-        (_, apisock) => [...argv, 'fuse', '--apisock', apisock, '--mountpoint', mountpoint],
+        (_, apisock) => [...argv, 'fuse', '--apisock', apisock, '--mountpoint', join(dir, 'link to it')],
         dir,
       );
       await inState(daemon, argv.length > 0 ? 'INIT' : 'RUNNING');

@@ -2,9 +2,9 @@
  * Is there a file system on our mount point already, and what of it? A mount outlives the daemon that served it: while
  * somebody else holds its descriptor (a supervisor) every access hangs, afterwards every access is ENOTCONN.
  */
-import { lstatSync, realpathSync } from 'node:fs';
+import { lstatSync, readlinkSync, realpathSync } from 'node:fs';
 import { opendir, stat } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf } from '../../common/app-error.ts';
 import type { Logger } from '../../common/log.ts';
@@ -15,6 +15,8 @@ import { answers } from '../sockets.ts';
 
 /** A living daemon has answered by then, and the kernel mostly answers in its place. */
 const STAT_MS_MAX = 500;
+/** Symbolic links after each other, as the kernel counts them. */
+const LINKS_MAX = 40;
 /** Mounts of dead daemons on top of each other. */
 const DEAD_MOUNTS_MAX = 64;
 
@@ -59,6 +61,20 @@ async function look(mountpoint: string, type: string): Promise<void> {
 
 /** Type of what is mounted there last; null: nothing. Looks into mountinfo only: the mount point itself may hang. */
 function mountedType(mountpoint: string): string | null {
-  const real = join(realpathSync(dirname(mountpoint)), basename(mountpoint));
+  const real = realPath(mountpoint);
   return mountPoints().findLast(({ path }) => path === real)?.type ?? null;
+}
+
+/** The path that mountinfo has. readlink asks nobody behind a mount, as stat would. */
+function realPath(mountpoint: string): string {
+  let path = mountpoint;
+  for (let i = 0; i < LINKS_MAX; i++) {
+    path = join(realpathSync(dirname(path)), basename(path));
+    try {
+      path = resolve(dirname(path), readlinkSync(path));
+    } catch {
+      return path; // no link
+    }
+  }
+  return path;
 }
