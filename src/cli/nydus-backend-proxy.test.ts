@@ -57,6 +57,8 @@ describe('ranges', () => {
     ['bytes=-5', 99_995, 99_999],
     ['bytes=-1000000', 0, 99_999],
     ['bytes=1-2,5-6', 1, 2],
+    ['bytes=7-18446744073709551615', 7, 99_999],
+    ['Bytes=3-4', 3, 4],
   ] as const) {
     test(header, async () => {
       const answer = await fetch(blobUrl(), { headers: { range: header } });

@@ -160,7 +160,7 @@ async function openPlainFile(path: string): Promise<FileHandle | null> {
 /** First range of a Range header, cut to the file; the whole file without one; null when it lies outside. */
 function parseRange(header: string | undefined, size: number): { first: number; last: number } | null {
   if (header === undefined) return { first: 0, last: size - 1 };
-  const match = /^bytes=(\d{0,15})-(\d{0,15})(?:,|$)/.exec(header.trim());
+  const match = /^bytes=(\d{0,20})-(\d{0,20})(?:,|$)/i.exec(header.trim());
   if (match === null || (match[1] === '' && match[2] === '')) return null;
   const suffix = match[1] === '' ? Number(match[2]) : null;
   const first = suffix === null ? Number(match[1]) : Math.max(0, size - suffix);
