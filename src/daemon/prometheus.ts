@@ -168,7 +168,12 @@ function metric(name: string, kind: Kind, help: string, samples: readonly Sample
   return `# HELP ${full} ${help}\n# TYPE ${full} ${kind}\n${lines.join('')}`;
 }
 
+/** The only escapes the format knows; others cost the scrape. */
+const ESCAPES: Readonly<Record<string, string>> = { '\\': '\\\\', '"': '\\"', '\n': '\\n' };
+
 function labelText(labels: Readonly<Record<string, string>>): string {
-  const pairs = Object.entries(labels).map(([name, value]) => `${name}=${JSON.stringify(value)}`);
+  const pairs = Object.entries(labels).map(
+    ([name, value]) => `${name}="${value.replace(/[\\"\n]/g, (c) => ESCAPES[c] as string)}"`,
+  );
   return pairs.length === 0 ? '' : `{${pairs.join(',')}}`;
 }

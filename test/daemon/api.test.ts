@@ -439,6 +439,17 @@ describe('routes that work', () => {
     assert.match(answer.text, /^nydusd_requests_total\{opcode="LOOKUP"\} \d+$/m);
     assert.match(answer.text, /^nydusd_backend_requests_total \d+$/m);
   });
+  test('/metrics escapes in names what the format escapes, and nothing else', async () => {
+    const odd = '/tab\t "quoted" back\\slash\nline';
+    const source = join(FIXTURES, 'images/boot/v6-zstd-blake3-4k.boot');
+    const config = JSON.stringify(localfsConfig(join(FIXTURES, 'images/blobs'), join(daemon.dir, 'cache')));
+    const at = `/api/v1/mount?mountpoint=${encodeURIComponent(odd)}`;
+    const body = JSON.stringify({ fs_type: 'rafs', source, config });
+    assert.equal((await daemon.request('POST', at, body)).status, 204);
+    const shown = 'mountpoint="/tab\t \\"quoted\\" back\\\\slash\\nline"';
+    assert.ok((await daemon.get('/metrics')).text.includes(`nydusd_image_chunks{${shown}} `));
+    assert.equal((await daemon.request('DELETE', at)).status, 204);
+  });
 
   test('events are the errors logged', async () => {
     const events = await json('/api/v1/daemon/events');
