@@ -69,6 +69,16 @@ describe('plans', () => {
     assert.deepEqual(indexes(ranges), [[0], [2]]);
     assert.deepEqual(extras, []);
   });
+  test('a window goes on over the headers of a tar, which are charged', () => {
+    const { infoOf } = blob(Array.from({ length: 10 }, () => 100));
+    const inTar = (index: number): ChunkInfo => ({ ...infoOf(index), compressedOffset: index * 1024 });
+    const { ranges, charges } = plan(new Array(10).fill(100), [2], {
+      infoOf: inTar,
+      wanted: [{ index: 2, info: inTar(2) }],
+    });
+    assert.deepEqual(indexes(ranges), [[2, 3, 4, 5, 6, 7, 8, 9]]);
+    assert.deepEqual(charges, [{ end: 9 * 1024 + 100, bytes: 7 * 1024 }]);
+  });
   test('large gaps are not', () => {
     const { ranges } = plan([10, GAP_BYTES_MAX + 1, 30], [0, 2], { isMissing: () => false });
     assert.deepEqual(indexes(ranges), [[0], [2]]);

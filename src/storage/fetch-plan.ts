@@ -52,6 +52,8 @@ export interface FetchRange {
 export const BEFORE_BYTES_MAX = 512 << 10;
 /** Gaps up to this are read over: at 100 MB/s as dear as 0.6 ms, and a request costs a round trip. */
 export const GAP_BYTES_MAX = 64 << 10;
+/** Between small files of a tar lie its headers: less than what a request costs in headers of its own. */
+export const HEADER_GAP_BYTES = 2 << 10;
 /** A request ends here, so that its first chunk is not kept waiting by its last; one chunk may be longer. */
 export const RANGE_BYTES_MAX = 2 << 20;
 /** Members of one unit looked for on each side of a wanted one: 16 MiB of chunks of 4 KiB. */
@@ -88,10 +90,11 @@ export function planFetch(input: PlanInput): Plan {
   const extras: PlannedChunk[] = [];
   const charges: Plan['charges'] = [];
   const { isAwaited } = input;
-  const ranges = mergeChunks(input.wanted, budget, RANGE_BYTES_MAX, GAP_BYTES_MAX, (before, after, gap) => {
+  const mayJoin: Joining['mayJoin'] = (before, after, gap) => {
     const isWaitedOut = isAwaited(after.index) && !isAwaited(before.index);
     return !isWaitedOut && (gap === 0 || isAllMissing(input, before, after));
-  });
+  };
+  const ranges = mergeChunks(input.wanted, budget, RANGE_BYTES_MAX, GAP_BYTES_MAX, { mayJoin });
   const gaps = ranges.map((range) => Math.max(0, range.bytes - storedBytes(range)));
   budget -= gaps.reduce((sum, bytes) => sum + bytes, 0);
   const early: FetchRange[] = [];
@@ -130,7 +133,8 @@ function extend(range: FetchRange, limit: number, budget: number, input: PlanInp
     const info = input.infoOf(next);
     const end = info.compressedOffset + info.compressedSize;
     // Members of one unit share their bytes, and neighbouring zran units overlap.
-    const isNext = info.compressedOffset <= endOf(range) && info.compressedOffset >= range.offset && end <= limit;
+    const isNear = info.compressedOffset <= endOf(range) + HEADER_GAP_BYTES;
+    const isNext = isNear && info.compressedOffset >= range.offset && end <= limit;
     const cost = Math.max(0, end - endOf(range));
     if (!isNext || isFull(range) || end - range.offset > input.windowBytes || spent + cost > budget) break;
     append(range, { index: next, info });
@@ -164,6 +168,12 @@ function isAllMissing({ isMissing }: PlanInput, before: PlannedChunk, after: Pla
   return true;
 }
 
+export interface Joining {
+  /** Gaps up to this cost nothing of the budget. */
+  freeGapBytes?: number;
+  mayJoin?: (before: PlannedChunk, after: PlannedChunk, gap: number) => boolean;
+}
+
 /**
  * Joins chunks whose stored bytes are neighbours, or at most `gapBytesMax` apart as long as all gaps together stay
  * within `gapBudgetBytes`, and `mayJoin` has nothing against it. A range of several chunks is at most `rangeBytesMax` long.
@@ -173,7 +183,7 @@ export function mergeChunks(
   gapBudgetBytes: number,
   rangeBytesMax = RANGE_BYTES_MAX,
   gapBytesMax = GAP_BYTES_MAX,
-  mayJoin: (before: PlannedChunk, after: PlannedChunk, gap: number) => boolean = () => true,
+  { freeGapBytes = 0, mayJoin = () => true }: Joining = {},
 ): FetchRange[] {
   const sorted = [...chunks].sort(byPlace);
   const ranges: FetchRange[] = [];
@@ -185,10 +195,11 @@ export function mergeChunks(
       const gap = Math.max(0, compressedOffset - (current.offset + current.bytes));
       const bytes = compressedOffset + compressedSize - current.offset;
       const isFree = bytes <= current.bytes;
-      const isNear = gap <= Math.min(gapBytesMax, budget) && bytes <= rangeBytesMax && !isFull(current);
+      const cost = gap <= freeGapBytes ? 0 : gap;
+      const isNear = gap <= gapBytesMax && cost <= budget && bytes <= rangeBytesMax && !isFull(current);
       if (isFree || (isNear && mayJoin(current.chunks[current.chunks.length - 1], chunk, gap))) {
         append(current, chunk);
-        budget -= gap;
+        budget -= cost;
         continue;
       }
     }

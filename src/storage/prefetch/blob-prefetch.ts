@@ -10,7 +10,14 @@ import type { Blob } from '../blob.ts';
 import { ChunkBatch } from '../chunk-batch.ts';
 import { describedDigest } from '../described-chunks.ts';
 import { storageError } from '../errors.ts';
-import { type FetchRange, mergeChunks, type PlannedChunk, RANGE_CHUNKS_MAX, unitKey } from '../fetch-plan.ts';
+import {
+  type FetchRange,
+  HEADER_GAP_BYTES,
+  mergeChunks,
+  type PlannedChunk,
+  RANGE_CHUNKS_MAX,
+  unitKey,
+} from '../fetch-plan.ts';
 import type { ChunkDigests, WantedChunk } from '../types.ts';
 import type { Pace } from './prefetch-pace.ts';
 import { RangeArrivals } from './range-arrivals.ts';
@@ -252,7 +259,8 @@ export class BlobPrefetch {
     const { batchBytes, gapShare, rangeBytes, gapBytes } = manner;
     const places = new Map(batch.chunks.map(({ index }, place) => [index, place]));
     const placeOf = ({ chunks }: FetchRange) => Math.min(...chunks.map(({ index }) => places.get(index) ?? 0));
-    const ranges = mergeChunks(batch.chunks, batchBytes * gapShare, rangeBytes, gapBytes);
+    const joining = { freeGapBytes: HEADER_GAP_BYTES };
+    const ranges = mergeChunks(batch.chunks, batchBytes * gapShare, rangeBytes, gapBytes, joining);
     const inOrder = ranges.map((range) => ({ range, place: placeOf(range) })).sort((a, b) => a.place - b.place);
     const { claimed, promised, pending } = this.blob;
     for (const { range } of inOrder) {

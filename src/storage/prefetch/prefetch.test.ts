@@ -152,6 +152,27 @@ describe('a server that sends long ranges slowly', () => {
   });
 });
 
+test('what lies a header apart, as small files of a tar do, comes in one request', async () => {
+  const many = makeBlob(
+    Array.from({ length: 1600 }, (_, i) => Buffer.alloc(1024, i)),
+    { compressor: 'none', crc: true },
+  );
+  const dir = freshDir();
+  writeFileSync(join(dir, many.info.id), many.file);
+  const store = new BlobStore(SILENT);
+  const { handle } = store.openBlob(many.info, many.digests, localConfig(freshDir(), dir));
+  const chunks = wantAll(expectedChunks(many.info, many.file).filter(({ index }) => index % 2 === 0));
+  const prefetch = new Prefetch(
+    (stage) => (stage === 'behind' ? [{ handle, chunks }] : []),
+    (number, owner) => store.prefetchTarget(number, owner),
+    OPTIONS,
+    SILENT,
+  );
+  await prefetch.ended;
+  assert.deepEqual([prefetch.progress.requests, store.chunksReady(handle)], [1, chunks.length]);
+  await store.close();
+});
+
 test('two processes over one cache directory: every chunk is fetched once', async () => {
   const workDir = freshDir();
   const both = [start(localConfig(workDir, BLOBS)), start(localConfig(workDir, BLOBS))];
