@@ -56,6 +56,8 @@ function prefetchMetrics(progress: PrefetchProgress | null, { chunks, ready }: C
   const endedAtMs = progress?.endedAtMs ?? 0;
   const lastedMs = (endedAtMs || Date.now()) - beganAtMs;
   const bytes = progress?.bytes ?? 0;
+  // Of a dictionary's chunks some are in no file of the image, and are never fetched.
+  const hasAllOfFiles = progress?.isWhole === true && progress.state === 'done';
   return {
     prefetch_data_amount: bytes,
     prefetch_requests_count: progress?.requests ?? 0,
@@ -66,7 +68,7 @@ function prefetchMetrics(progress: PrefetchProgress | null, { chunks, ready }: C
     prefetch_begin_time_millis: beganAtMs % 1000,
     prefetch_end_time_secs: Math.floor(endedAtMs / 1000),
     prefetch_end_time_millis: endedAtMs % 1000,
-    data_all_ready: ready === chunks,
+    data_all_ready: hasAllOfFiles || ready === chunks,
     prefetch_state: progress?.state ?? 'off',
     prefetch_bytes_per_second: lastedMs > 0 ? Math.round((bytes / lastedMs) * 1000) : 0,
     chunks_total: chunks,

@@ -12,6 +12,7 @@ import { parseConfig } from '../storage/config/config.ts';
 import { BLOBS_DIR, FIXTURES } from '../storage/fixtures.testing.ts';
 import { BlobStore } from '../storage/store.ts';
 import { parseTrace, parseTraceText } from './access-trace.ts';
+import { cacheMetrics } from './image-metrics.ts';
 import { prefetchImage } from './prefetch.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'prefetch-'));
@@ -67,14 +68,21 @@ async function prefetched(t: TestContext, name: string, prefetch: object, lists 
     }
     return missing;
   };
-  return { store, progress: running.progress, misses, lines, handles };
+  const isAllReady = () => {
+    const ready = handles.reduce((sum, handle) => sum + store.chunksReady(handle), 0);
+    const chunks = image.blobs.reduce((sum, { chunkCount }) => sum + chunkCount, 0);
+    const metrics = cacheMetrics(config.cache, image, running.progress, { chunks, ready });
+    return (metrics as { data_all_ready: boolean }).data_all_ready;
+  };
+  return { store, progress: running.progress, misses, lines, isAllReady };
 }
 
 describe('whole image', () => {
   for (const name of NAMES) {
     test(`${name}: no reader has to wait, nothing comes twice`, async (t) => {
-      const { store, progress, misses } = await prefetched(t, name, { enable: true, merging_size: 65536 });
+      const { store, progress, misses, isAllReady } = await prefetched(t, name, { enable: true, merging_size: 65536 });
       assert.equal(progress.state, 'done');
+      assert.ok(isAllReady());
       const { requests, fetchedBytes } = store.stats;
       assert.equal(await misses('/'), 0);
       assert.deepEqual([store.stats.requests, store.stats.fetchedBytes], [requests, fetchedBytes]);
@@ -102,6 +110,7 @@ for (const name of ['v5-zstd-sha256-4k', 'v6-zstd-sha256-4k', 'v6-batch']) {
       const all = await prefetched(t, name, { enable: true });
       const listed = await prefetched(t, name, only, { prefetchFiles: [file], prefetchTrace: null });
       assert.equal(await listed.misses(file), 0);
+      assert.ok(!listed.isAllReady());
       assert.ok(listed.progress.bytes < all.progress.bytes, `${listed.progress.bytes} of ${all.progress.bytes}`);
       const below = await prefetched(t, name, only, { prefetchFiles: ['/many'], prefetchTrace: null });
       assert.equal(await below.misses('/many'), 0);

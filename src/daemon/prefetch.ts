@@ -33,7 +33,7 @@ type Lists = Pick<MountRequest, 'prefetchFiles' | 'prefetchTrace'>;
 
 /** Starts it. @throws OPEN when the bootstrap cannot be read any more */
 export function prefetchImage(image: PrefetchedImage, lists: Lists, store: BlobStore, log: Logger): Prefetch {
-  const { threads, mergingBytes, bandwidthBytesPerSecond } = image.config.prefetch;
+  const { threads, mergingBytes, bandwidthBytesPerSecond, enable, prefetchAll } = image.config.prefetch;
   const files = FileChunks.open(image.bootstrapFd, image.path, image.bootstrap.geometry, image.bootstrap.blobs);
   const list = new PrefetchList(image, files, lists, log);
   const prefetch = new Prefetch(
@@ -45,6 +45,7 @@ export function prefetchImage(image: PrefetchedImage, lists: Lists, store: BlobS
       bytesPerSecond: bandwidthBytesPerSecond,
       workDir: image.config.cache?.workDir ?? null,
       planMs: PLAN_MS,
+      isWhole: enable && prefetchAll,
     },
     log,
   );

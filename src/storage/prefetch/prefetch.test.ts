@@ -32,6 +32,7 @@ const OPTIONS: PrefetchOptions = {
   bytesPerSecond: 0,
   workDir: null,
   planMs: 60_000,
+  isWhole: true,
 };
 
 function start(

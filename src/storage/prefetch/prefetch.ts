@@ -36,6 +36,8 @@ export interface PrefetchOptions {
   workDir: string | null;
   /** Readers wait for the plan at most this long. */
   planMs: number;
+  /** It is for all that the image has. */
+  isWhole: boolean;
 }
 
 export type PrefetchState = 'running' | 'done' | 'stopped' | 'disk short' | 'failed';
@@ -43,6 +45,7 @@ export type PrefetchState = 'running' | 'done' | 'stopped' | 'disk short' | 'fai
 /** Numbers of one mount's prefetch; read at any time. */
 export interface PrefetchProgress {
   state: PrefetchState;
+  isWhole: boolean;
   bytes: number;
   requests: number;
   workers: number;
@@ -125,6 +128,7 @@ export class Prefetch {
   ) {
     this.progress = {
       state: 'running',
+      isWhole: options.isWhole,
       bytes: 0,
       requests: 0,
       workers: 0,
