@@ -96,6 +96,30 @@ describe('a session', () => {
     ram.free();
   });
 
+  test('a kick that comes before the ring is described is not lost', () => {
+    const { frontend, device, pump, end } = join();
+    frontend.negotiate(ALL_VIRTIO, ALL_PROTOCOL);
+    const ram = new GuestRam([{ gpa: 0, bytes: MIB }]);
+    frontend.shareMemory(ram);
+    const ring = new DriverRing(ram, 8);
+    frontend.must('SET_VRING_CALL', vringFd(0), [ring.callFd]);
+    frontend.must('SET_VRING_KICK', vringFd(0), [ring.kickFd]);
+    ring.addDirect([{ gpa: ram.alloc(16), bytes: 16, writable: false }]);
+    ring.publish();
+    ring.kick();
+    pump();
+    frontend.must('SET_VRING_NUM', vringState(0, ring.size));
+    frontend.must('SET_VRING_BASE', vringState(0, 0));
+    frontend.must('SET_VRING_ADDR', vringAddr(0, ring));
+    frontend.must('SET_VRING_ENABLE', vringState(0, 1));
+    pump();
+    assert.equal(ring.takeUsed(), 0);
+    assert.equal(device.served, 1);
+    end();
+    ring.close();
+    ram.free();
+  });
+
   test('requests held over GET_VRING_BASE and a resume are answered once; after a new start never', () => {
     const run = running();
     const { frontend, device, pump, ram } = run;

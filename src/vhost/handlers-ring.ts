@@ -111,8 +111,10 @@ export const setVringEnable: Handler = (backend, payload) => {
   if (backend.alwaysEnabled) return 'PROTOCOL_FEATURES was not acked';
   const ring = ringOf(backend, payload.getUint32(VRING_STATE.INDEX, true));
   if (typeof ring === 'string') return ring;
-  enable(backend, ring, payload.getUint32(VRING_STATE.NUM, true) === 1);
-  return null;
+  const on = payload.getUint32(VRING_STATE.NUM, true) === 1;
+  enable(backend, ring, on);
+  // A kick from before the ring was described is gone from its descriptor; no other need come.
+  return on && !ring.started && ring.described ? backend.startRing(ring) : null;
 };
 
 export const getInflightFd: Handler = (backend, payload, bytes) => {
