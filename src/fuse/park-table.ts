@@ -13,12 +13,14 @@ import { IN_HEADER_BYTES } from './wire/layout.ts';
 export { PARKED_MAX } from './stats-layout.ts';
 
 const WORDS = PARKED_REQUEST_BYTES_MAX / 4;
+/** Counted no further. A read gives up after a few runs more than its image has blobs, of which there may be thousands. */
+const ATTEMPTS_MAX = 0x7fff;
 
 export class ParkTable {
   private readonly saved: Uint32Array;
   private readonly savedBytes = new Uint16Array(PARKED_MAX);
   private readonly resume = new Uint8Array(PARKED_MAX);
-  private readonly attempts = new Int8Array(PARKED_MAX);
+  private readonly attempts = new Int16Array(PARKED_MAX);
   private readonly sincesMs: Float64Array;
   private readonly pinned = new Uint8Array(PARKED_MAX);
   private readonly generation = new Float64Array(PARKED_MAX).fill(1);
@@ -46,7 +48,7 @@ export class ParkTable {
     for (let i = 0; i < count; i++) this.saved[base + i] = words[i] as number;
     this.savedBytes[slot] = request.bytes;
     this.resume[slot] = resume;
-    this.attempts[slot] = Math.min(request.attempt, 127);
+    this.attempts[slot] = Math.min(request.attempt, ATTEMPTS_MAX);
     this.sincesMs[slot] = request.sinceMs;
     this.pinned[slot] = pins ? 1 : 0;
     this.deferred[slot] = Number.NaN;

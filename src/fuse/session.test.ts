@@ -181,6 +181,20 @@ test('a parked request is answered once, by result or by running again', () => {
   assert.equal(r.session.parked.count, 0);
 });
 
+test('runs of a request that parks again and again are counted: who gives up after some, does', () => {
+  const RUNS = 1000;
+  let ticket = 0;
+  const r = rig((_, request) => {
+    if (request.attempt >= RUNS) return -errno.EIO;
+    ticket = request.parking.park(RESUME.RERUN, false);
+    return PARKED;
+  });
+  init(r);
+  assert.equal(r.send(OPS.READ.op), PARKED);
+  for (let run = 0; run < 2 * RUNS && r.replies.length === 0; run++) r.session.complete(ticket, 0);
+  assert.deepEqual(r.replies, [{ unique: 2, error: -errno.EIO, bytes: OUT_HEADER_BYTES }]);
+});
+
 test('completions while the queue is stopped wait for it; a queue that is gone forgets them', () => {
   const tickets: number[] = [];
   const r = rig((_, request) => {
