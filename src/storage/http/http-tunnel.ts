@@ -13,8 +13,9 @@ export interface ForwardProxy {
   useHttp: boolean;
 }
 
-interface Tls {
-  rejectUnauthorized: boolean;
+/** Whom a TLS connection trusts. */
+export interface Tls {
+  rejectUnauthorized?: boolean;
   secureContext?: SecureContext;
 }
 

@@ -295,7 +295,7 @@ test('with skip_verify a registry that speaks no TLS is asked in plain HTTP; wit
   await assert.rejects(strict.read(BLOB_ID, OFFSET, BYTES, NEVER), { code: 'HTTP_CONNECT' });
 });
 
-test('TLS: a private authority from ca_cert_files, or no verification at all', async () => {
+test('TLS: a private authority from ca_cert_files or of the host, or no verification at all', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'tls-'));
   const [key, pem] = [join(dir, 'key.pem'), join(dir, 'cert.pem')];
   const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'];
@@ -310,6 +310,12 @@ test('TLS: a private authority from ca_cert_files, or no verification at all', a
     const backend = await open('http-proxy', { addr, ...trust });
     assert.ok((await backend.read(BLOB_ID, OFFSET, BYTES, NEVER)).equals(SLICE));
   }
+  const ofHost = process.env['SSL_CERT_FILE'];
+  process.env['SSL_CERT_FILE'] = pem;
+  const trusting = await open('http-proxy', { addr });
+  assert.ok((await trusting.read(BLOB_ID, OFFSET, BYTES, NEVER)).equals(SLICE));
+  delete process.env['SSL_CERT_FILE'];
+  if (ofHost !== undefined) process.env['SSL_CERT_FILE'] = ofHost;
   const strict = await open('http-proxy', { addr });
   await assert.rejects(strict.read(BLOB_ID, OFFSET, BYTES, NEVER), { code: 'HTTP_CONNECT', message: /SELF_SIGNED/ });
   await assert.rejects(open('http-proxy', { addr, ca_cert_files: [join(dir, 'none')] }), { code: 'CONFIG' });

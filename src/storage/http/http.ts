@@ -9,9 +9,9 @@ import type { Agent, ClientRequest, IncomingMessage } from 'node:http';
 import type { AgentOptions } from 'node:https';
 import { createRequire } from 'node:module';
 import type { Socket } from 'node:net';
-import type { SecureContext } from 'node:tls';
 import { storageError } from '../errors.ts';
-import type { ForwardProxy } from './http-tunnel.ts';
+import { trusting } from './http-trust.ts';
+import type { ForwardProxy, Tls } from './http-tunnel.ts';
 
 /** Longest pause between two pieces of a body. */
 export const BODY_TIMEOUT_MS = 5_000;
@@ -74,17 +74,9 @@ export async function openHttpClient(options: HttpOptions): Promise<HttpClient> 
     maxSockets: CONNECTIONS_MAX,
     maxFreeSockets: KEPT_MAX,
   };
-  const tls = { rejectUnauthorized: !options.skipVerify, ...(await extraAuthorities(options.ca)) };
-  const tunnel =
-    proxy === null
-      ? null
-      : (await import('./http-tunnel.ts')).openTunnelAgent(proxy, pool, tls, options.connectTimeoutMs);
-  return new NodeClient(options, {
-    http,
-    plain: new http.Agent(pool),
-    secure: new Secure({ ...pool, ...tls }),
-    tunnel,
-  });
+  const openTunnel = proxy === null ? null : (await import('./http-tunnel.ts')).openTunnelAgent;
+  const makeTunnel = (tls: Tls) => openTunnel?.(proxy!, pool, tls, options.connectTimeoutMs) ?? null;
+  return new NodeClient(options, { http, plain: new http.Agent(pool), secure: new Secure(options, pool, makeTunnel) });
 }
 
 /** Node's modules and the connections of one client. */
@@ -92,7 +84,13 @@ interface Means {
   http: typeof import('node:http');
   plain: Agent;
   secure: Secure;
-  /** TLS through the proxy, where there is one. */
+}
+
+/** Who speaks TLS, and how. */
+interface MadeSecure {
+  https: typeof import('node:https');
+  agent: Agent;
+  /** Through the proxy, where there is one. */
   tunnel: Agent | null;
 }
 
@@ -100,20 +98,27 @@ const require = createRequire(import.meta.url);
 
 /** TLS: most blobs behind a proxy of the host never need it. */
 class Secure {
-  private made: { https: typeof import('node:https'); agent: Agent } | null = null;
+  private made: MadeSecure | null = null;
 
-  constructor(private readonly options: AgentOptions) {}
+  constructor(
+    private readonly options: HttpOptions,
+    private readonly pool: AgentOptions,
+    private readonly makeTunnel: (tls: Tls) => Agent | null,
+  ) {}
 
-  get(): { https: typeof import('node:https'); agent: Agent } {
+  get(): MadeSecure {
     if (this.made === null) {
       const https = require('node:https') as typeof import('node:https');
-      this.made = { https, agent: new https.Agent(this.options) };
+      const { skipVerify, ca } = this.options;
+      const tls = skipVerify ? { rejectUnauthorized: false } : { secureContext: trusting(ca) };
+      this.made = { https, agent: new https.Agent({ ...this.pool, ...tls }), tunnel: this.makeTunnel(tls) };
     }
     return this.made;
   }
 
   destroy(): void {
     this.made?.agent.destroy();
+    this.made?.tunnel?.destroy();
   }
 }
 
@@ -175,7 +180,7 @@ class NodeClient implements HttpClient {
   /** What to ask whom: the server itself, or the proxy by absolute URL or through a tunnel. */
   private outgoing(request: HttpRequest, signal: AbortSignal): ClientRequest {
     const { proxy, socketPath } = this.options;
-    const { http, plain, secure, tunnel } = this.means;
+    const { http, plain, secure } = this.means;
     const { method, headers } = request;
     const url = proxy?.useHttp === true ? new URL(request.url.href.replace(/^https:/, 'http:')) : request.url;
     const isHttps = url.protocol === 'https:';
@@ -183,7 +188,7 @@ class NodeClient implements HttpClient {
       const socket = socketPath === null ? {} : { socketPath };
       const options = { method, headers, signal, ...socket };
       if (!isHttps) return http.request(url, { ...options, agent: plain });
-      const { https, agent } = secure.get();
+      const { https, agent, tunnel } = secure.get();
       return https.request(url, { ...options, agent: tunnel ?? agent });
     }
     const options = {
@@ -198,16 +203,9 @@ class NodeClient implements HttpClient {
   }
 
   close(): void {
-    const { plain, secure, tunnel } = this.means;
-    for (const agent of [plain, secure, tunnel]) agent?.destroy();
+    this.means.plain.destroy();
+    this.means.secure.destroy();
   }
-}
-
-/** Our authorities beside the well-known ones: redirects lead from a private registry to public object stores. */
-async function extraAuthorities(ca: string[]): Promise<{ secureContext?: SecureContext }> {
-  if (ca.length === 0) return {};
-  const { createSecureContext, rootCertificates } = await import('node:tls');
-  return { secureContext: createSecureContext({ ca: [...rootCertificates, ...ca] }) };
 }
 
 class ConnectionLost extends Error {
