@@ -138,6 +138,34 @@ test(
   },
 );
 
+test('FALLOCATE and COPY_FILE_RANGE, which have no flag for it, clear set-ID bits for all but root', needsRoot, () => {
+  withShare({}, ({ dir, guest }) => {
+    writeFileSync(join(dir, 'from'), 'other code');
+    const path = join(dir, 'to');
+    writeFileSync(path, 'program');
+    const from = guest.walk('from').node;
+    const node = guest.walk('to').node;
+    const source = ok(guest.open(from, O.RDONLY));
+    const handle = ok(guest.open(node, O.RDWR));
+    const changes = {
+      fallocate: () => assert.equal(guest.fallocate(node, handle, 0, 0, 100), 0),
+      copy: () => assert.equal(guest.copy(from, source, 0, { node, handle }, 0, 10), 10),
+    };
+    for (const [name, change] of Object.entries(changes)) {
+      for (const [uid, expected] of [
+        [0, 0o6755],
+        [1000, 0o755],
+        [0xffff_ffff, 0o755],
+      ] as const) {
+        chmodSync(path, 0o6755);
+        guest.as(uid, uid);
+        change();
+        assert.equal(statSync(path).mode & 0o7777, expected, `${name} by ${uid}`);
+      }
+    }
+  });
+});
+
 test('statfs: the numbers of the host', () => {
   withShare({}, ({ guest }) => {
     const words = guest.statfs(ROOT_ID) as Uint32Array;

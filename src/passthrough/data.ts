@@ -204,7 +204,19 @@ export function fallocate(share: Share, request: Request, args: FallocateArgs): 
   if ((args.mode & ~FALLOC_MODES) !== 0) return -errno.EOPNOTSUPP;
   const handle = share.handles.find(args.fhLow, args.fhHigh, request.nodeLow, KIND.FILE);
   if (handle < 0) return handle;
-  return sysFallocate(share.handles.fd(handle), args.mode, args.offset, args.length);
+  const kill = killsUnasked(request);
+  if (kill) share.credentials.dropFsetid();
+  const done = sysFallocate(share.handles.fd(handle), args.mode, args.offset, args.length);
+  if (kill) share.credentials.restoreFsetid();
+  return done;
+}
+
+/**
+ * Whether set-ID bits fall with a change of contents whose request has no flag for it: the guest leaves them to us
+ * (KILLPRIV_V2). Root keeps them, as locally; in an idmapped session nobody says who asks, and they fall.
+ */
+function killsUnasked(request: Request): boolean {
+  return request.uid !== 0;
 }
 
 /** SEEK_DATA and SEEK_HOLE; the guest answers the others itself. */
@@ -230,5 +242,9 @@ export function copyFileRange(share: Share, request: Request, args: CopyFileRang
   putU64(offsets.u32, 2, args.offsetOut);
   const bytes = Math.min(args.length, COPY_STEP_BYTES);
   const { handles } = share;
-  return sysCopyFileRange(handles.fd(from), offsets.address, handles.fd(to), offsets.address + 8, bytes);
+  const kill = killsUnasked(request);
+  if (kill) share.credentials.dropFsetid();
+  const n = sysCopyFileRange(handles.fd(from), offsets.address, handles.fd(to), offsets.address + 8, bytes);
+  if (kill) share.credentials.restoreFsetid();
+  return n;
 }
