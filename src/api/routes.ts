@@ -113,7 +113,7 @@ const metrics = (wrapper: Wrapper, pick: (module: MetricsModule) => Read): Route
   get(wrapper, async ({ daemon }, { query }) => {
     const read = pick(await import('../daemon/metrics.ts'));
     await daemon.answers(CHARGED_MS_MAX);
-    return ok(read(daemon, query.get('id'), query));
+    return ok(await read(daemon, query.get('id'), query));
   });
 
 /** The main thread answers by answering; the device thread gets this long (an orchestrator's probe waits no longer). */

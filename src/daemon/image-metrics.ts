@@ -59,7 +59,8 @@ function prefetchMetrics(progress: PrefetchProgress | null, { chunks, ready }: C
   // Of a dictionary's chunks some are in no file of the image, and are never fetched.
   const hasAllOfFiles = progress?.isWhole === true && progress.state === 'done';
   return {
-    prefetch_data_amount: bytes,
+    // As upstream, which counts what it asks for: clients look soon after the mount.
+    prefetch_data_amount: bytes + (progress?.underWayBytes ?? 0),
     prefetch_requests_count: progress?.requests ?? 0,
     prefetch_workers: progress?.state === 'running' ? progress.workers : 0,
     prefetch_unmerged_chunks: 0,

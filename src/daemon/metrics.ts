@@ -121,9 +121,10 @@ export function backendMetrics(daemon: Daemon, id: string | null): object {
   return daemon.images.backendMetrics(pick(daemon, id, isRafs).image!);
 }
 
-/** `GET /api/v1/metrics/blobcache` */
-export function blobCacheMetrics(daemon: Daemon, id: string | null): object {
+/** `GET /api/v1/metrics/blobcache`. Right after a mount it waits for its plan: clients want to see what is fetched ahead. */
+export async function blobCacheMetrics(daemon: Daemon, id: string | null): Promise<object> {
   const { image, member } = pick(daemon, id, isRafs);
+  await daemon.images.prefetchProgress(image!)?.begun;
   const { hits, misses, partialHits } = new StatsView(daemon.stats).mount(member);
   const total = hits[READ] as number;
   return {

@@ -47,6 +47,8 @@ export interface PrefetchProgress {
   state: PrefetchState;
   isWhole: boolean;
   bytes: number;
+  /** Of the requests that are being answered. */
+  underWayBytes: number;
   requests: number;
   workers: number;
   /** Sum over all requests. */
@@ -54,6 +56,8 @@ export interface PrefetchProgress {
   beganAtMs: number;
   /** 0 while it runs. */
   endedAtMs: number;
+  /** Resolves when something is under way, when it ends, or `planMs` later. */
+  begun: Promise<void>;
 }
 
 /**
@@ -114,6 +118,7 @@ export class Prefetch {
   /** Resolves when all that will be fetched at once is promised to its readers, or `planMs` later. */
   readonly planned: Promise<void>;
   private isPlanned: () => void = () => {};
+  private isBegun: () => void = () => {};
 
   /**
    * Starts at once.
@@ -130,17 +135,24 @@ export class Prefetch {
       state: 'running',
       isWhole: options.isWhole,
       bytes: 0,
+      underWayBytes: 0,
       requests: 0,
       workers: 0,
       requestMs: 0,
       beganAtMs: Date.now(),
       endedAtMs: 0,
+      begun: new Promise((resolve) => {
+        this.isBegun = resolve;
+      }),
     };
     this.planned = new Promise((resolve) => {
       this.isPlanned = resolve;
     });
-    const late = setTimeout(this.isPlanned, options.planMs);
-    void this.planned.then(() => clearTimeout(late));
+    const late = setTimeout(() => {
+      this.isPlanned();
+      this.isBegun();
+    }, options.planMs);
+    void Promise.all([this.planned, this.progress.begun]).then(() => clearTimeout(late));
     this.ended = this.run().catch((error: unknown) => this.end('failed', explain(error)));
   }
 
@@ -174,6 +186,7 @@ export class Prefetch {
     const { progress } = this;
     if (progress.state !== 'running') return;
     progress.state = state;
+    this.isBegun();
     progress.endedAtMs = Date.now();
     this.ending.abort(new Error(why));
     if (state === 'done' || state === 'stopped') this.log.info(`prefetch ${state}: ${why}`);
@@ -242,6 +255,8 @@ export class Prefetch {
     const { behind, pace } = work;
     await pace.hold(signal);
     const startedAt = performance.now();
+    progress.underWayBytes += work.range.bytes;
+    this.isBegun();
     try {
       if (signal.aborted || !(await this.hasDisk(work.range.bytes))) return;
       const { bytes, requests, isWhole } = await behind.stream(work, { manner, pace, signal, ...memory });
@@ -251,6 +266,7 @@ export class Prefetch {
     } catch (error) {
       this.failed(error);
     } finally {
+      progress.underWayBytes -= work.range.bytes;
       behind.drop(work);
     }
     progress.requestMs += performance.now() - startedAt;
