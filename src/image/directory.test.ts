@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import {
+import fs, {
   chmodSync,
   closeSync,
   linkSync,
@@ -12,6 +12,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -128,6 +129,21 @@ test('a link to a directory may be the source', () => {
   assert.deepEqual([root.path, file.path], ['/', '/file']);
 });
 
+test('a directory of more directories than a call takes arguments', (t) => {
+  // Making them takes a minute: one directory is met again and again.
+  const names = Array<string>(130_000).fill('sub');
+  t.mock.method(fs, 'readdirSync', () => names.splice(0));
+  syncBuiltinESMExports();
+  try {
+    let found = 0;
+    for (const entry of new DirectorySource(dir).entries()) found += entry.path === '/sub' ? 1 : 0;
+    assert.equal(found, 130_000);
+  } finally {
+    t.mock.restoreAll();
+    syncBuiltinESMExports();
+  }
+});
+
 describe('extended attributes', () => {
   test('in name order, empty values kept', (t) => {
     const path = join(dir, 'with-xattrs');
@@ -194,6 +210,11 @@ describe('holes', () => {
     assert.deepEqual(
       holes((path) => writeFileSync(path, Buffer.alloc(2 * MIB, 1)), 2 * MIB),
       [false, false],
+    );
+    // It has shrunk: what is behind its end is no hole, and reading finds it missing.
+    assert.deepEqual(
+      holes((path) => writeFileSync(path, Buffer.alloc(MIB, 1)), 3 * MIB),
+      [false, false, false],
     );
   });
 });

@@ -52,7 +52,8 @@ export class DirectorySource implements ImageSource {
       } finally {
         close(fd);
       }
-      pending.push(...below.reverse());
+      // Not as arguments of one call: a directory of 150,000 others has more than the stack holds.
+      for (let i = below.length - 1; i >= 0; i--) pending.push(below[i]);
     }
   }
 
@@ -178,12 +179,17 @@ class HostFile implements FileContent {
     if (at >= this.#holeFrom) {
       const data = lseek(this.#fd, at, SEEK.DATA);
       this.#knownFrom = at;
-      // ENXIO: nothing but a hole up to the end. Any other failure: the file system does not say, all is data.
-      this.#dataFrom = data >= 0 ? data : data === -errno.ENXIO ? this.#sizeBytes : at;
+      // Any other failure: the file system does not say, all is data.
+      this.#dataFrom = data >= 0 ? data : data === -errno.ENXIO && this.#isWhole() ? this.#sizeBytes : at;
       const hole = data >= 0 ? lseek(this.#fd, data, SEEK.HOLE) : -1;
       this.#holeFrom = hole > this.#dataFrom ? hole : this.#sizeBytes;
     }
     return at + bytes <= this.#dataFrom;
+  }
+
+  /** ENXIO says "nothing but a hole up to the end" of whole files; what has shrunk is left to `read`, which tells. */
+  #isWhole(): boolean {
+    return lseek(this.#fd, 0, SEEK.END) >= this.#sizeBytes;
   }
 
   close(): void {
