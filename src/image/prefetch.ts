@@ -13,7 +13,8 @@ export function parsePatterns(text: Uint8Array): { patterns: ByteText[]; ignored
   const ignored: ByteText[] = [];
   for (const line of Buffer.from(text).toString('latin1').split('\n')) {
     const path = line
-      .trim()
+      // ASCII only: the last byte of an `à` is a no-break space in Latin-1.
+      .replace(/^[ \t\r]+|[ \t\r]+$/g, '')
       .replace(/\/+/g, '/')
       .replace(/(.)\/$/, '$1');
     if (path === '') continue;
@@ -41,9 +42,21 @@ export function namedNodes(tree: Tree, patterns: readonly ByteText[]): TreeNode[
 function find(root: TreeNode, path: ByteText): TreeNode | null {
   let node: TreeNode | null = root;
   for (const name of path.split('/').filter((part) => part !== '')) {
-    node = node?.children?.find((child) => child.name === name) ?? null;
+    node = childNamed(node?.children ?? [], name);
   }
   return node;
+}
+
+/** Children of a finished tree are sorted; a list may name 100,000 files of one directory. */
+function childNamed(children: readonly TreeNode[], name: ByteText): TreeNode | null {
+  let low = 0;
+  let high = children.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (children[middle].name < name) low = middle + 1;
+    else high = middle;
+  }
+  return children[low]?.name === name ? children[low] : null;
 }
 
 /** Regular files with content in the order their chunks are written: matched ones by pattern, then the others. */
