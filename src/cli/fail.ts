@@ -3,7 +3,7 @@
  * Exit codes (kata-contract 3.1): 0 done, 1 start-up or run-time error, 2 command-line error.
  */
 import { writeSync } from 'node:fs';
-import { AppError, defineErrors, explain } from '../common/app-error.ts';
+import { AppError, codeOf, defineErrors, explain } from '../common/app-error.ts';
 
 export const EXIT_OK = 0;
 export const EXIT_FAILED = 1;
@@ -20,9 +20,25 @@ export const usageError = defineErrors<Facts>({
   NOT_SERVED: { retryable: false, say: ({ mode, instead }) => `${mode} is not served by this daemon; use ${instead}` },
 });
 
-/** Prints to stdout. A reader that has gone away (`nydusd --help | head`) is no error. */
+/** What a pipe that is full, and does not block, is given to be read. */
+const FULL_PIPE_MS = 5;
+const never = new Int32Array(new SharedArrayBuffer(4));
+
+/**
+ * Prints all of `text` to stdout, at the pace of whoever reads it. A reader that has gone away (`nydusd --help | head`) is no
+ * error.
+ */
 export function print(text: string): void {
-  write(1, text);
+  const bytes = Buffer.from(text);
+  for (let done = 0; done < bytes.length; ) {
+    try {
+      done += writeSync(1, bytes, done);
+    } catch (error) {
+      // Something in this process has looked at process.stdout: Node makes pipes non-blocking then.
+      if (codeOf(error) !== 'EAGAIN') return;
+      Atomics.wait(never, 0, 0, FULL_PIPE_MS);
+    }
+  }
 }
 
 /** Prints `command: message` to stderr. */

@@ -51,7 +51,7 @@ export function runCheck(args: Args): number {
   const path = args.BOOTSTRAP ?? args.bootstrap;
   if (path === undefined) throw imageError('OPTION', { option: 'BOOTSTRAP', why: 'no bootstrap given' });
   const log = new CommandLog(args['log-level'] as LogLevel, args['log-file'] ?? null);
-  const { blobs, names } = checkImage(path, (entry) => {
+  const { blobs, names, fsVersion, compressor } = checkImage(path, (entry) => {
     if (args.verbose === true) print(`${shown(entry.path.toString('latin1'))}\n`);
   });
   log.info(`${names} names in ${path}`);
@@ -62,7 +62,7 @@ export function runCheck(args: Args): number {
     const version = `${BUILD_INFO.package_ver}-${BUILD_INFO.git_commit}`;
     const trace = { registered_events: { inodes: names } };
     const ids = blobs.map((blob) => blob.id);
-    saveReport(json, { version, bootstrap: path, blobs: ids, compressor: blobs[0]?.compressor ?? '', trace }, false);
+    saveReport(json, { version, bootstrap: path, blobs: ids, compressor, fsVersion, trace }, false);
   }
   return EXIT_OK;
 }

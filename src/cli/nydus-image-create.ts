@@ -97,6 +97,8 @@ type Args = ReturnType<typeof createOptions> extends Argv<infer T> ? ArgumentsCa
 /** Runs the command. @returns exit code. @throws AppError */
 export async function runCreate(args: Args): Promise<number> {
   refuseNotBuilt(args);
+  // An unset variable of a script: it would be read as the root of the host.
+  if (args.SOURCE === '') throw wrong('SOURCE', 'is empty');
   const log = new CommandLog(args['log-level'] as LogLevel, args['log-file'] ?? null);
   const options = buildOptions(args, log);
   const startedMs = performance.now();
@@ -111,7 +113,8 @@ export async function runCreate(args: Args): Promise<number> {
   if (path !== undefined) {
     const version = `${BUILD_INFO.package_ver}-${BUILD_INFO.git_commit}`;
     const trace = counters(result, seconds);
-    saveReport(path, { version, bootstrap: result.bootstrapPath, blobs, compressor: options.compressor, trace }, true);
+    const { bootstrapPath: bootstrap } = result;
+    saveReport(path, { version, bootstrap, blobs, compressor: options.compressor, fsVersion: 6, trace }, true);
   }
   return EXIT_OK;
 }

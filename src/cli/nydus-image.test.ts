@@ -164,6 +164,7 @@ describe('create, refused', () => {
     [['SRC', '-D', 'OUT', '--encrypt'], 1, /--encrypt is not built yet/],
     [['SRC', '-D', 'OUT', '--chunk-dict', 'x'], 1, /--chunk-dict is not built yet/],
     [['SRC', '-D', 'OUT', '--parent-bootstrap', 'x'], 1, /--parent-bootstrap is not built yet/],
+    [['', '-D', 'OUT'], 1, /SOURCE: is empty/],
     [['SRC/none', '-D', 'OUT'], 1, /source.*none.*ENOENT/],
     [['SRC', '-D', 'OUT/none'], 1, /cannot write .*ENOENT/],
   ];
@@ -194,6 +195,20 @@ describe('check', () => {
     const report = JSON.parse(readFileSync(join(out, 'json'), 'utf8'));
     assert.equal(report.blobs.length, 1);
     assert.equal(run(['check', '-B', join(out, 'boot')]).status, 0);
+  });
+
+  test('prints all of it, however slowly it is read', () => {
+    const out = output();
+    const wide = join(out, 'wide');
+    mkdirSync(wide);
+    for (let i = 0; i < 1000; i++) writeFileSync(join(wide, String(i).padStart(200, '0')), '');
+    assert.equal(run(['create', '-D', out, '-B', join(out, 'boot'), wide]).status, 0);
+    const command = `"$0" --import tsx -e "$1" -- check -v "$2" | (sleep 2; cat)`;
+    const script = ['-c', command, process.execPath, RUN, join(out, 'boot')];
+    const { stdout } = spawnSync('sh', script, { encoding: 'utf8', timeout: 60_000 });
+    const lines = stdout.split('\n');
+    assert.equal(lines.filter((line) => line.startsWith('/0')).length, 1000);
+    assert.match(stdout, /^RAFS filesystem metadata is valid/m);
   });
 
   test('fails on anything else', () => {

@@ -41,6 +41,18 @@ describe("upstream's images are valid", () => {
   }
 });
 
+test('says what the superblock says of version and compressor', () => {
+  const facts = ['v5-lz4-blake3', 'v6-zstd-blake3', 'zran-v6'].map((name) => {
+    const { fsVersion, compressor } = checkImage(boot(`${name}.boot`));
+    return [fsVersion, compressor];
+  });
+  assert.deepEqual(facts, [
+    [5, 'lz4_block'],
+    [6, 'zstd'],
+    [6, 'gzip'],
+  ]);
+});
+
 test('other files are told apart', () => {
   assert.throws(() => checkImage(boot('v6-toc.boot').replace('boot/v6-toc.boot', 'src/tree.tar.gz')), {
     code: 'NOT_AN_IMAGE',

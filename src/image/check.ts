@@ -2,10 +2,10 @@
  * Reads an image back through `src/rafs` and looks at everything a reader could trip over: every inode, name, xattr,
  * target and chunk index, and what they say about each other.
  */
-
+import { compressorOf } from '../rafs/flags.ts';
 import { S_IFDIR, S_IFMT, S_IFREG } from '../rafs/v6/inode-layout.ts';
 import { ImageWalker, type WalkEntry } from '../rafs/walk.ts';
-import type { BlobInfo } from '../storage/types.ts';
+import type { BlobInfo, Compressor } from '../storage/types.ts';
 import { imageError } from './errors.ts';
 import { shown } from './source.ts';
 
@@ -13,6 +13,9 @@ export interface CheckResult {
   blobs: readonly BlobInfo[];
   /** Names found; equals what the superblock says. */
   names: number;
+  fsVersion: 5 | 6;
+  /** As the superblock says, blobs or none. */
+  compressor: Compressor;
 }
 
 /**
@@ -34,7 +37,8 @@ export function checkImage(bootstrapPath: string, each: (entry: WalkEntry) => vo
     if (names !== image.metadata.names) {
       throw broken('/', `the superblock counts ${image.metadata.names} names, the tree has ${names}`);
     }
-    return { blobs: image.blobs, names };
+    const { version, flags } = image.geometry;
+    return { blobs: image.blobs, names, fsVersion: version, compressor: compressorOf(flags) };
   } finally {
     image.close();
   }

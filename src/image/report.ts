@@ -10,6 +10,7 @@ export interface Report {
   /** Ids in table order; for a build only those of blobs that were made. */
   blobs: readonly string[];
   compressor: string;
+  fsVersion: 5 | 6;
   /** Counters and seconds. */
   trace: Record<string, Record<string, number>>;
 }
@@ -23,7 +24,7 @@ export function reportText(report: Report, pretty: boolean): string {
     external_bootstrap: '',
     external_blobs: [],
     trace: report.trace,
-    fs_version: '6',
+    fs_version: String(report.fsVersion),
     compressor: report.compressor,
   };
   return JSON.stringify(all, null, pretty ? 2 : undefined);

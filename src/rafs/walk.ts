@@ -12,6 +12,7 @@ import { errno } from '../sys/errno.ts';
 import { atByte } from './broken.ts';
 import { rafsError } from './errors.ts';
 import { newMetadata } from './formats.ts';
+import type { Geometry } from './geometry.ts';
 import { ChunkRecord, EntryRecord, InodeRecord, type Metadata, Span } from './metadata.ts';
 import { isDots, Nodes } from './nodes.ts';
 import { openImage } from './open-image.ts';
@@ -47,6 +48,7 @@ export interface WalkEntry {
 /** An image opened for walking; `close` it. */
 export class ImageWalker {
   readonly blobs: readonly BlobInfo[];
+  readonly geometry: Geometry;
   readonly metadata: Metadata;
   private readonly cache: PageCache;
   private readonly nodes: Nodes;
@@ -64,6 +66,7 @@ export class ImageWalker {
     image.close();
     this.fd = image.fd;
     this.blobs = image.blobs;
+    this.geometry = image.geometry;
     this.cache = new PageCache(CACHE_BYTES);
     this.metadata = newMetadata(this.cache, image.fd, image.geometry, image.blobs.length, validate);
     this.nodes = new Nodes(this.metadata, path, SILENT);
