@@ -68,6 +68,14 @@ test('a TOC that lies is refused', () => {
   }
 });
 
+test('sizes of 8 GiB and more, which octal digits do not hold', () => {
+  for (const size of [8 ** 11 - 1, 8 ** 11, 2 ** 40 + 3]) {
+    assert.deepEqual(decodeTarHeader(encodeTarHeader('image.blob', size)), { name: 'image.blob', size });
+  }
+  const large = encodeTarHeader('image.blob', 8 ** 11);
+  assert.equal(large.toString('hex', 124, 136), '800000000000000200000000');
+});
+
 test('tar headers with a wrong checksum, and sizes before the file, are refused', () => {
   const header = encodeTarHeader('image.boot', 4096);
   assert.deepEqual(decodeTarHeader(header), { name: 'image.boot', size: 4096 });

@@ -7,8 +7,9 @@ import { storageError } from '../errors.ts';
 export const TAR_HEADER_BYTES = 512;
 const TAR = { name: 0, nameBytes: 100, size: 124, mtime: 136, checksum: 148, type: 156, magic: 257 } as const;
 const GNU_MAGIC = 'ustar  \0';
-/** 11 octal digits. */
-const TAR_SIZE_MAX = 8 ** 11 - 1;
+/** 11 octal digits; GNU tar and upstream write what is larger as a binary number behind this mark. */
+const OCTAL_SIZE_MAX = 8 ** 11 - 1;
+const BINARY_MARK = 0x8000_0000;
 
 /** Names of the parts. */
 export const PART = {
@@ -22,11 +23,15 @@ export const PART = {
 
 /** The tar header that follows a part of `size` bytes, byte for byte as rafs-format 3.1 gives it. */
 export function encodeTarHeader(name: string, size: number): Buffer {
-  if (!Number.isSafeInteger(size) || size < 0 || size > TAR_SIZE_MAX) throw new RangeError(`tar size ${size}`);
+  if (!Number.isSafeInteger(size) || size < 0) throw new RangeError(`tar size ${size}`);
   if (name.length === 0 || name.length >= TAR.nameBytes) throw new RangeError(`tar name ${name}`);
   const header = Buffer.alloc(TAR_HEADER_BYTES);
   header.write(name, TAR.name, 'latin1');
-  header.write(`${octal(size, 11)}\0`, TAR.size, 'latin1');
+  if (size <= OCTAL_SIZE_MAX) header.write(`${octal(size, 11)}\0`, TAR.size, 'latin1');
+  else {
+    header.writeUInt32BE(BINARY_MARK, TAR.size);
+    header.writeBigUInt64BE(BigInt(size), TAR.size + 4);
+  }
   header.write(`${octal(0, 11)}\0`, TAR.mtime, 'latin1');
   header.write('0', TAR.type, 'latin1');
   header.write(GNU_MAGIC, TAR.magic, 'latin1');
@@ -39,7 +44,7 @@ export function decodeTarHeader(header: Buffer): { name: string; size: number } 
   if (header.length !== TAR_HEADER_BYTES || header.toString('latin1', TAR.magic, TAR.magic + 5) !== 'ustar')
     return null;
   if (parseOctal(header, TAR.checksum, 8) !== checksum(header)) return null;
-  const size = parseOctal(header, TAR.size, 12);
+  const size = parseSize(header);
   const name = text(header, TAR.name, TAR.nameBytes);
   return size === null || name === null || name === '' ? null : { name, size };
 }
@@ -155,6 +160,12 @@ function checksum(header: Buffer): number {
     if (at < TAR.checksum || at >= TAR.checksum + 8) sum += header[at];
   }
   return sum;
+}
+
+function parseSize(header: Buffer): number | null {
+  if (header.readUInt32BE(TAR.size) !== BINARY_MARK) return parseOctal(header, TAR.size, 12);
+  const size = Number(header.readBigUInt64BE(TAR.size + 4));
+  return Number.isSafeInteger(size) ? size : null;
 }
 
 function parseOctal(bytes: Buffer, at: number, length: number): number | null {
