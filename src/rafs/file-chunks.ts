@@ -161,18 +161,17 @@ export class FileChunks {
     for (const { offset, bytes } of spans) {
       const end = Math.min(file.size, offset + bytes);
       for (let k = Math.floor(offset / chunkSize); k * chunkSize < end; k++) {
-        const chunk = this.chunk(file, k);
-        if (chunk !== undefined) yield chunk;
+        yield this.chunk(file, k);
       }
     }
   }
 
-  private chunk(file: InodeRecord, k: number): FileChunk | null | undefined {
+  /** Null: a hole, or nothing that could be fetched. */
+  private chunk(file: InodeRecord, k: number): FileChunk | null {
     const { record } = this;
-    if (this.metadata.chunk(file, k, record) < 0) return undefined;
+    if (this.metadata.chunk(file, k, record) < 0) return null;
     const { blob, index, offset } = record;
-    if (offset === HOLE) return null;
-    if (index >= (this.blobs[blob]?.chunkCount ?? 0)) return undefined;
+    if (offset === HOLE || index >= (this.blobs[blob]?.chunkCount ?? 0)) return null;
     const { chunkSize } = this.metadata;
     const source = this.metadata.source(file, k, record);
     const known = {
