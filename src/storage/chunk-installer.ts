@@ -70,10 +70,10 @@ export class ChunkInstaller {
       }
     }
     // Stored bytes of which a part is wrong do not replace others, on which bits that are set may count.
-    const isStored = failed.length === 0 && (await this.cache.putStored(chunks[0], stored));
+    const storedIn = failed.length === 0 ? await this.cache.putStored(chunks[0], stored) : null;
     for (const { chunk, own } of good) {
       this.throwIfClosed();
-      await this.cache.put(chunk, own, isStored, this.pending.isWanted(chunk.index));
+      await this.cache.put(chunk, own, storedIn, this.pending.isWanted(chunk.index));
       this.pending.settle(chunk.index);
     }
     return failed;

@@ -66,6 +66,30 @@ test('a data file cut under an open blob: what was ready is fetched again, never
   }
 });
 
+describe('a data file cut while a chunk is on its way into it', () => {
+  const [first, last] = [CHUNKS[4], CHUNKS[CHUNKS.length - 1]];
+  for (const [id, late] of Object.entries({ 'some chunk': first, 'the last chunk, which makes it long again': last })) {
+    test(`${id}: what is read is right, then and later`, async () => {
+      const server = await startBlobServer(new Map([[INFO.id, blobBytes(INFO.id)]]));
+      after(() => server.close());
+      const workDir = freshDir();
+      const store = newStore();
+      const handle = store.openBlob(INFO, DIGESTS, httpConfig(workDir, server.url, 'blobs', EXACT));
+      await store.fetch(handle.handle, wantAll(CHUNKS.slice(0, 2)));
+      server.onRequest = (send) => {
+        truncateSync(join(workDir, `${INFO.id}.blob.data`), 0);
+        send();
+      };
+      await store.fetch(handle.handle, wantAll([late]));
+      assertServed(handle, late);
+      server.onRequest = (send) => send();
+      const read = [...CHUNKS.slice(0, 2), CHUNKS[8], late];
+      for (const chunk of read) await store.fetch(handle.handle, wantAll([chunk]));
+      for (const chunk of read) assertServed(handle, chunk);
+    });
+  }
+});
+
 describe('cache files of others', () => {
   /** Fills a cache, lets `damage` loose on its files, and counts the requests a second store makes for all chunks. */
   async function afterDamage(damage: (data: string, map: string) => void): Promise<number> {

@@ -7,6 +7,7 @@ import { read, write } from 'node:fs';
 import { promisify } from 'node:util';
 import { codeOf, explain } from '../../common/app-error.ts';
 import type { Logger } from '../../common/log.ts';
+import { storageError } from '../errors.ts';
 import type { PlannedChunk } from '../fetch-plan.ts';
 import type { StoreStats } from '../stats.ts';
 import type { CacheFiles } from './cache-files.ts';
@@ -93,10 +94,10 @@ export class ChunkCache {
     return !this.refuted.has(chunk) && this.files.map.isUnproven(chunk);
   }
 
-  /** An unproven chunk is right. */
-  accept(chunk: number): void {
+  /** An unproven chunk is right. @param map of the file in which it was found so */
+  accept(map: ChunkMap, chunk: number): void {
     if (!this.files.isRaw) this.stats.chunksFromOthers++;
-    this.files.map.accept(chunk);
+    map.accept(chunk);
   }
 
   /** @param isWrong false for an unproven chunk that cannot be checked: others may know better */
@@ -129,24 +130,25 @@ export class ChunkCache {
 
   /**
    * Keeps the stored bytes of a chunk's unit, where the file takes such.
-   * @returns true when they are in the file
+   * @returns the map of the file that has them now; null = none has
    */
-  putStored({ info }: PlannedChunk, stored: Buffer): Promise<boolean> {
-    if (!this.files.isRaw) return Promise.resolve(false);
-    return this.tried(stored.length, () => this.write(info.compressedOffset, stored));
+  async putStored({ info }: PlannedChunk, stored: Buffer): Promise<ChunkMap | null> {
+    if (!this.files.isRaw) return null;
+    const { map } = this.files;
+    return (await this.tried(stored.length, () => this.write(map, info.compressedOffset, stored))) ? map : null;
   }
 
   /**
    * Keeps a chunk's verified bytes, in the file if that is possible.
-   * @param isStored its stored bytes are in the file already
+   * @param storedIn what `putStored` said of its unit
    * @param isWanted false: nobody waits for it, so a file that has it is enough
    * @throws CACHE_IO when not even memory takes them
    */
-  async put({ index, info }: PlannedChunk, bytes: Buffer, isStored: boolean, isWanted: boolean): Promise<void> {
+  async put({ index, info }: PlannedChunk, bytes: Buffer, storedIn: ChunkMap | null, isWanted: boolean): Promise<void> {
     this.stats.chunksFetched++;
     const { isRaw } = this.files;
     const isKept = isRaw
-      ? isStored && (await this.tried(0, () => this.mark(this.files.map, [index])))
+      ? storedIn !== null && (await this.tried(0, () => this.mark(storedIn, [index])))
       : await this.isWritten([index], info.uncompressedOffset, bytes);
     if (!isKept) this.stats.chunksUncached++;
     if (!isKept || (isRaw && isWanted)) this.keepInMemory(index, info.uncompressedOffset, bytes);
@@ -174,7 +176,7 @@ export class ChunkCache {
     }
     for (const chunk of chunks) {
       const { uncompressedOffset, uncompressedSize } = chunk.info;
-      await this.put(chunk, bytes.subarray(uncompressedOffset - offset).subarray(0, uncompressedSize), false, true);
+      await this.put(chunk, bytes.subarray(uncompressedOffset - offset).subarray(0, uncompressedSize), null, true);
     }
   }
 
@@ -191,15 +193,16 @@ export class ChunkCache {
 
   private isWritten(indexes: readonly number[], offset: number, bytes: Buffer): Promise<boolean> {
     return this.tried(bytes.length, async () => {
-      // The map of the file that is written to: files that are made anew meanwhile have another.
       const { map } = this.files;
-      await this.write(offset, bytes);
+      await this.write(map, offset, bytes);
       await this.mark(map, indexes);
     });
   }
 
   /** Does something to the files; false when they take nothing, which is told. */
   private async tried(bytes: number, change: () => Promise<void>): Promise<boolean> {
+    // The end of a file that was cut, written first, would hide that.
+    this.files.renewIfCut();
     if (!this.files.isWritable || this.keeper?.takes(bytes) === false) return false;
     try {
       await change();
@@ -215,16 +218,25 @@ export class ChunkCache {
 
   private async mark(map: ChunkMap, indexes: readonly number[]): Promise<void> {
     await map.markAllReady(indexes);
+    this.demandSame(map);
     for (const index of indexes) this.refuted.delete(index);
   }
 
-  private async write(offset: number, bytes: Buffer): Promise<void> {
+  /** @param map of the file that is written to: one made anew meanwhile has another */
+  private async write(map: ChunkMap, offset: number, bytes: Buffer): Promise<void> {
     const { files } = this;
     for (let done = 0; done < bytes.length; ) {
       done += (await writeAt(files.dataFd, bytes, done, bytes.length - done, offset + done)).bytesWritten;
     }
     // A write makes a cut file long again, and zeros of what its bits promise.
     files.renewIfCut();
+    this.demandSame(map);
+  }
+
+  /** A bit says something of the file that its chunk was written to, and of no other. @throws CACHE_FILE */
+  private demandSame(map: ChunkMap): void {
+    if (map === this.files.map) return;
+    throw storageError('CACHE_FILE', { path: this.files.dataPath, rule: 'was cut while a chunk was written to it' });
   }
 
   private worksAgain(): void {

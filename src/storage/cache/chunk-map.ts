@@ -89,6 +89,7 @@ export interface Trust {
 
 export class ChunkMap {
   private readonly bits: Uint8Array;
+  private isClosed = false;
 
   /**
    * @param fd the map file, checked; owned by this object. Writable only if `isWritable`
@@ -130,8 +131,9 @@ export class ChunkMap {
     return ((this.trust?.marker.suspectsOf(chunk >> 3) ?? 0) & maskOf(chunk)) !== 0;
   }
 
-  /** The chunk was found as it should be. */
+  /** The chunk was found as it should be. Once closed, another map may speak through the same private copy. */
   accept(chunk: number): void {
+    if (this.isClosed) return;
     this.trust?.marker.clear(chunk);
     if (this.trust?.isDirect !== false) Atomics.or(this.bits, chunk >> 3, maskOf(chunk));
   }
@@ -201,6 +203,7 @@ export class ChunkMap {
   }
 
   close(): void {
+    this.isClosed = true;
     if (this.fd >= 0) closeSync(this.fd);
     this.fd = -1;
     this.trust?.marker.close();

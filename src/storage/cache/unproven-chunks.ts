@@ -42,7 +42,8 @@ export class UnprovenChunks {
   private async check(chunk: PlannedChunk): Promise<boolean> {
     const { index, info } = chunk;
     const { cache } = this;
-    const validate = this.validate || !cache.files.isRaw || cache.files.map.isSuspect(index);
+    const { map } = cache.files;
+    const validate = this.validate || !cache.files.isRaw || map.isSuspect(index);
     const expected = validate ? (this.pending.digestsOf(index)(index) ?? (await this.blob.digestOf(index))) : null;
     if (validate && expected === null) {
       await cache.refute(index, false);
@@ -53,7 +54,7 @@ export class UnprovenChunks {
       if (bytes !== null) {
         await verifyChunk(this.blob.info, chunk, bytes, { validate, expected });
         if (cache.files.isRaw) cache.keepInMemory(index, info.uncompressedOffset, bytes);
-        cache.accept(index);
+        cache.accept(map, index);
         return true;
       }
     } catch (error) {
