@@ -71,9 +71,9 @@ export class FetchQueue {
         !this.blob.isUnverifiable(index, digests),
       windowBytes: options.amplifyIoBytes,
       // What lies between chunks that only their readers know would be read for nothing, and again for each.
-      budgetBytes: meta === null ? 0 : this.speculation.budget(offsets, Date.now()),
+      budgetBytes: meta === null ? 0 : this.speculation.budget(offsets, performance.now()),
     });
-    this.speculation.charge(plan.charges, Date.now());
+    this.speculation.charge(plan.charges, performance.now());
     for (const { index } of plan.extras) pending.addAhead(index, digests);
     return [...mergeChunks(unproven, 0), ...plan.ranges];
   }
@@ -89,13 +89,13 @@ export class FetchQueue {
 
   /** Fetches what no other process is fetching, and waits for the rest. */
   private async fetchOnce(planned: FetchRange): Promise<void> {
-    const waitUntilMs = Date.now() + LOCK_WAIT_MS;
+    const waitUntilMs = performance.now() + LOCK_WAIT_MS;
     const { locks, unproven } = this.blob;
     let rest: readonly PlannedChunk[] = planned.chunks;
     for (let pollMs = LOCK_POLL_MS; ; pollMs = Math.min(LOCK_POLL_MAX_MS, pollMs * 2)) {
       this.signal.throwIfAborted();
       rest = await unproven.settle(rest);
-      const isLate = Date.now() > waitUntilMs;
+      const isLate = performance.now() > waitUntilMs;
       const locked = isLate ? new Set(rest.map(({ index }) => index)) : locks.take(rest);
       try {
         // Between the look at the map and the lock another process may have finished.

@@ -73,7 +73,7 @@ export class ProxyHealth {
     private readonly config: ProxyConfig,
     client: HttpClient,
     private readonly log: Logger,
-    private readonly now: () => number = Date.now,
+    private readonly now: () => number = () => performance.now(),
   ) {
     this.probing = new Repeater(config.checkIntervalMs, async () => {
       const status = await probe(client, config.pingUrl, this.ended.signal);

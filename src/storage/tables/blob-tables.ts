@@ -108,8 +108,8 @@ export class BlobTables {
   }
 
   private async fetch(readRange: ReadRange): Promise<BlobMeta> {
-    const waitUntilMs = Date.now() + LOCK_WAIT_MS;
-    while (!this.locks.takeMeta() && Date.now() < waitUntilMs) {
+    const waitUntilMs = performance.now() + LOCK_WAIT_MS;
+    while (!this.locks.takeMeta() && performance.now() < waitUntilMs) {
       this.signal.throwIfAborted();
       await sleep(LOCK_POLL_MS);
     }
