@@ -14,6 +14,8 @@ const CLIENT_ID = 'nydus-registry-client';
 const TOKEN_SECONDS_DEFAULT = 600;
 /** A token is renewed this long before its end, plus up to as much again at random. */
 const RENEW_BEFORE_MS = 20_000;
+/** After a failure, while the token is still good. */
+const RENEW_PAUSE_MS = 1_000;
 
 /** Longest wait for a token server, whatever the configuration's time-outs. */
 const TOKEN_DEADLINE_MS = 15_000;
@@ -51,15 +53,19 @@ export class RegistryAuth {
     if (!config.registryToken.isEmpty) this.token = forEver(`Bearer ${config.registryToken.reveal()}`);
   }
 
-  /** The Authorization header for the next request, or null for none; asks for a new token when the old one ends. */
+  /** The Authorization header for the next request, or null for none; a token that ends soon is renewed meanwhile. */
   async header(signal: AbortSignal): Promise<string | null> {
     if (this.auth !== this.config.auth) this.forget();
     const { token, lastBearer } = this;
     if (token !== null && lastBearer !== null && this.now() >= token.renewAtMs) {
-      await this.renew(lastBearer, signal).catch((error: unknown) => {
-        // The token server has a bad moment; the token is still good.
-        if (signal.aborted || this.now() >= token.endsAtMs) throw error;
-      });
+      const renewing = this.renew(lastBearer);
+      if (this.now() >= token.endsAtMs) await untilAborted(renewing, signal);
+      else {
+        // The token server may have a bad moment; the token is still good.
+        renewing.catch(() => {
+          token.renewAtMs = this.now() + RENEW_PAUSE_MS;
+        });
+      }
     }
     return this.token?.header ?? null;
   }
@@ -76,7 +82,7 @@ export class RegistryAuth {
     // Harbor answers an old bearer token with a basic challenge.
     const challenge = used?.startsWith('Bearer ') ? (this.lastBearer ?? named) : named;
     if (challenge.scheme === 'bearer') {
-      await this.renew(challenge, signal);
+      await untilAborted(this.renew(challenge), signal);
       return true;
     }
     const basic = `Basic ${this.config.auth.reveal()}`;
@@ -92,17 +98,17 @@ export class RegistryAuth {
   }
 
   /** One request for all who need a token; it outlives those who give up waiting. */
-  private renew(challenge: Challenge, signal: AbortSignal): Promise<void> {
+  private renew(challenge: Challenge): Promise<void> {
     this.lastBearer = challenge;
     const { auth } = this;
-    const renewing = (this.renewing ??= this.requestToken(challenge, AbortSignal.timeout(TOKEN_DEADLINE_MS))
+    this.renewing ??= this.requestToken(challenge, AbortSignal.timeout(TOKEN_DEADLINE_MS))
       .then((token) => {
         if (auth === this.auth) this.token = token;
       })
       .finally(() => {
         if (auth === this.auth) this.renewing = null;
-      }));
-    return untilAborted(renewing, signal);
+      });
+    return this.renewing;
   }
 
   private async requestToken(challenge: Challenge, signal: AbortSignal): Promise<Token> {

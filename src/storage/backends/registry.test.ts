@@ -79,6 +79,19 @@ describe('tokens', () => {
     assert.equal(await read(), '234');
     assert.ok(asked.filter((line) => line.startsWith('token')).length >= 2, asked.join(', '));
   });
+  test('nobody waits for a token server that hangs while the old token is good', async () => {
+    routes = { v2: only(['Bearer one'], challenge()), token: token('one', 2) };
+    const { read } = await open({ timeout: 30 });
+    assert.equal(await read(), '234');
+    let ask = (): void => {};
+    const isAsked = new Promise<void>((resolve) => {
+      ask = resolve;
+    });
+    routes['token'] = () => ask();
+    await new Promise((resolve) => setTimeout(resolve, 1100));
+    await Promise.race([read(), new Promise((_, reject) => setTimeout(() => reject(new Error('waited')), 5000))]);
+    await isAsked;
+  });
   test('an answer that breaks off is worth another try', async () => {
     const cut: Route = (_, r) => {
       r.writeHead(200, { 'content-length': 100 });
@@ -172,6 +185,30 @@ describe('redirect targets', () => {
     asked = [];
     assert.equal(await read(), '234');
     assert.deepEqual(asked, ['cdn -']);
+  });
+  const lies: [string, Route][] = [
+    ['fails', answer(503)],
+    ['answers something else', (_, r) => void r.writeHead(200).end('Hi')],
+    ['gives another range', (_, r) => void r.writeHead(206, { 'content-range': 'bytes 0-2/10' }).end('012')],
+  ];
+  for (const [what, route] of lies) {
+    test(`one that ${what} is asked for anew by the next try`, async () => {
+      routes = { v2: answer(307, { location: '/cdn' }), cdn: blob };
+      const { read } = await open();
+      assert.equal(await read(), '234');
+      routes = { v2: answer(307, { location: '/other' }), cdn: route, other: blob };
+      await assert.rejects(read());
+      assert.equal(await read(), '234');
+    });
+  }
+  test('one whose bytes were wrong is asked for anew', async () => {
+    routes = { v2: answer(307, { location: '/cdn' }), cdn: blob };
+    const { read } = await open();
+    assert.equal(await read(), '234');
+    opened[0]?.doubt?.();
+    routes = { v2: answer(307, { location: '/other' }), cdn: blob, other: blob };
+    assert.equal(await read(), '234');
+    assert.equal(asked.at(-1), 'other -');
   });
   test('one that is gone from the network is asked for anew by the next try', async () => {
     const gone = createServer(blob);

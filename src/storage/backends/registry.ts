@@ -2,7 +2,7 @@
  * Blobs in an OCI registry: `<scheme>://<host>/v2/<repo>/blobs/sha256:<blob id>` (kata-contract 3.6).
  *
  * A registry may send readers elsewhere (object store, CDN). The target is remembered per blob and gets the range but
- * never the registry's credentials; when it refuses (its signature has run out) the registry is asked again.
+ * never the registry's credentials; when it refuses (its signature has run out), fails or lies the registry is asked again.
  */
 import type { Logger } from '../../common/log.ts';
 import type { Backend } from '../backend.ts';
@@ -40,11 +40,11 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
   async function askTarget(method: Method, blobId: string, url: URL, headers: Headers, signal: AbortSignal) {
     try {
       const answer = await client.send({ purpose: 'redirected', method, url, headers }, signal);
-      if (answer.status >= 500) redirects.delete(blobId);
       // A place that sends on has moved: where to is the registry's to say, once more.
-      if (!isGone(answer.status) && !isRedirect(answer)) return answer;
+      const isLost = isGone(answer.status) || isRedirect(answer);
+      if (isLost || answer.status >= 500) redirects.delete(blobId);
+      if (!isLost) return watched(blobId, answer);
       discard(answer);
-      redirects.delete(blobId);
       return null;
     } catch (error) {
       // The next try asks the registry, which may name another place.
@@ -102,6 +102,16 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
       answer = await client.send({ purpose: 'redirected', method, url, headers }, signal);
     }
     if (answer.status < 400) redirects.set(blobId, answer.url);
+    return watched(blobId, answer);
+  }
+
+  /** A place that gives something else than the blob is forgotten, too. */
+  function watched(blobId: string, answer: HttpAnswer): HttpAnswer {
+    const { ended } = answer;
+    answer.ended = (isWhole) => {
+      if (!isWhole) redirects.delete(blobId);
+      ended?.(isWhole);
+    };
     return answer;
   }
 
@@ -117,7 +127,14 @@ export function openRegistry(config: RegistryConfig, client: HttpClient, log: Lo
     return to;
   }
 
-  return httpBackend({ kind: 'registry', where: `${config.host}/${config.repo}` }, client, request);
+  const backend = httpBackend({ kind: 'registry', where: `${config.host}/${config.repo}` }, client, request);
+  return {
+    ...backend,
+    doubt() {
+      redirects.clear();
+      backend.doubt?.();
+    },
+  };
 }
 
 /** A target that has expired, in the words of any object store; overload and bad ranges are not among them. */
