@@ -35,6 +35,22 @@ export const DEMAND_POLICY: RetryPolicy = {
 /** Longest pause a server's Retry-After is obeyed for; the deadline ends longer ones anyway. */
 const RETRY_AFTER_MAX_MS = 10_000;
 
+/** Why a try was aborted whose reader waits no longer. */
+class OutOfTime extends Error {
+  constructor(readonly deadlineMs: number) {
+    super('deadline');
+  }
+}
+
+/** Part of a reader's time that is much for one request. */
+const SLOW_SHARE = 0.25;
+
+/** True when a reader's time ran out, and that over a request begun at `startedMs` (performance.now()), not just before it. */
+export function wasTooSlow(signal: AbortSignal, startedMs: number): boolean {
+  const reason: unknown = signal.reason;
+  return reason instanceof OutOfTime && performance.now() - startedMs >= reason.deadlineMs * SLOW_SHARE;
+}
+
 /**
  * Runs `attempt` until it succeeds, fails for good, or the policy ends.
  * @param what names the work in the DEADLINE error
@@ -50,7 +66,7 @@ export async function withRetry<T>(
   // Not AbortSignal.any: on Node 20 a signal as long-lived as `signal` collects an entry for every combination made.
   const deadline = new AbortController();
   const abort = () => deadline.abort(signal.reason);
-  const timer = setTimeout(() => deadline.abort(new Error('deadline')), policy.deadlineMs);
+  const timer = setTimeout(() => deadline.abort(new OutOfTime(policy.deadlineMs)), policy.deadlineMs);
   signal.addEventListener('abort', abort, { once: true });
   try {
     signal.throwIfAborted();

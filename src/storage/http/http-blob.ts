@@ -1,7 +1,7 @@
 /** Answers to requests for blobs: which statuses mean what, and that a range is exactly the one asked for. */
 import type { Sink } from '../backend.ts';
 import { storageError } from '../errors.ts';
-import { parseRetryAfter } from '../retry.ts';
+import { parseRetryAfter, wasTooSlow } from '../retry.ts';
 import { type HttpAnswer, type HttpClient, targetOf } from './http.ts';
 import { discard, readBody } from './http-body.ts';
 
@@ -48,12 +48,13 @@ export async function readRange(
   signal: AbortSignal,
 ): Promise<Buffer> {
   checkStatus(blobId, answer);
+  const startedMs = performance.now();
   try {
     const got = await takeRange(client, answer, asked, signal);
     answer.ended?.(true);
     return got;
   } catch (error) {
-    if (!signal.aborted) answer.ended?.(false);
+    if (!signal.aborted || wasTooSlow(signal, startedMs)) answer.ended?.(false);
     throw error;
   }
 }

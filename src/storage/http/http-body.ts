@@ -6,8 +6,9 @@ import { type HttpAnswer, type HttpClient, PhaseTimer, targetOf } from './http.t
 
 /** Bodies that are not blob data (tokens, error texts) end here. */
 const TEXT_BODY_BYTES_MAX = 1 << 20;
-/** A new connection costs about what reading this much does. */
+/** A new connection costs about what reading this much does, or waiting this long for it. */
 const DISCARDED_BYTES_MAX = 64 << 10;
+const DISCARDED_MS_MAX = 1_000;
 
 /**
  * Reads `wantedBytes` of a body after dropping its first `skipBytes`. `isWhole` says that the body must end there; else
@@ -149,7 +150,13 @@ function eachPiece(
 
 /** Done with an answer: a small body is read to its end, which keeps the connection; anything else is cut off. */
 export function discard(answer: HttpAnswer): void {
+  const { body } = answer;
   const length = Number(answer.headers['content-length'] ?? Number.NaN);
-  if (length <= DISCARDED_BYTES_MAX || answer.body.complete) answer.body.resume();
-  else answer.body.destroy();
+  if (!(length <= DISCARDED_BYTES_MAX || body.complete)) {
+    body.destroy();
+    return;
+  }
+  body.resume();
+  const late = setTimeout(() => body.destroy(), DISCARDED_MS_MAX).unref();
+  body.once('close', () => clearTimeout(late));
 }

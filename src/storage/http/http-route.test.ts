@@ -14,6 +14,7 @@ import { NEVER } from '../backend.suite.ts';
 import { type Backend, openBackend } from '../backend.ts';
 import { parseConfig } from '../config/config.ts';
 import { applyChange, parseChange } from '../config/config-change.ts';
+import { DEMAND_POLICY, withRetry } from '../retry.ts';
 
 const BLOB = Buffer.from('0123456789');
 const ID = 'a'.repeat(64);
@@ -346,6 +347,13 @@ describe('mirrors', () => {
     assert.equal(who().filter((name) => name === 'mirror 0').length, 4);
   });
 
+  test('one that has only a part of the blob is passed over', async () => {
+    const { read } = await open(mirrored());
+    mirrors[0].answer = status(416);
+    assert.equal(await read(), '234');
+    assert.deepEqual(who(), ['mirror 0', 'mirror 1']);
+  });
+
   for (const authThrough of [false, true]) {
     test(`auth_through ${authThrough}: who is asked for a token`, async () => {
       for (const node of [origin, mirrors[0]]) {
@@ -367,6 +375,31 @@ describe('mirrors', () => {
       // POST to the token server is its first try, answered at once.
       if (authThrough) assert.equal(names, 'mirror 0, mirror 0, mirror 0');
       else assert.equal(names, 'mirror 0, origin, origin, mirror 0');
+    });
+  }
+});
+
+describe('without time-outs', () => {
+  const hang: Answer = () => {};
+  const stall: Answer = (_, response) => {
+    response.writeHead(206, { 'content-range': 'bytes 2-4/10', 'content-length': 3 }).write('2');
+  };
+  const unlimited = { timeout: 0, connect_timeout: 0 };
+  for (const [what, answer] of Object.entries({ hangs: hang, 'stalls in a body': stall })) {
+    test(`who ${what} until a reader gives up is not asked by the next one`, async () => {
+      for (const [node, more] of [
+        [proxy, fallback(true)],
+        [mirrors[0], mirrored({ failure_limit: 1 })],
+      ] as const) {
+        node.answer = answer;
+        const { backend, read } = await open({ ...more, ...unlimited });
+        const policy = { ...DEMAND_POLICY, attempts: 1, deadlineMs: 300 };
+        await assert.rejects(
+          withRetry(policy, 'a read', NEVER, (signal) => backend.read(ID, 2, 3, signal)),
+          { code: 'DEADLINE' },
+        );
+        assert.equal(await read(), '234');
+      }
     });
   }
 });

@@ -10,6 +10,7 @@
 import { explain } from '../../common/app-error.ts';
 import type { Logger } from '../../common/log.ts';
 import type { HttpConfig, MirrorConfig, ProxyConfig } from '../config/config.ts';
+import { wasTooSlow } from '../retry.ts';
 import type { HttpAnswer, HttpClient, HttpRequest } from './http.ts';
 import { discard } from './http-body.ts';
 import { MirrorHealth, ProxyHealth } from './http-health.ts';
@@ -41,7 +42,7 @@ export async function openRoutedClient(config: HttpConfig, open: OpenClient, log
     bodyTimeoutMs: direct.bodyTimeoutMs,
     async send(request, signal) {
       const { purpose } = request;
-      const isDoubted = Date.now() < doubtedUntilMs;
+      const isDoubted = performance.now() < doubtedUntilMs;
       for (const mirror of purpose === 'blob' && !isDoubted ? mirrors : []) {
         const answer = await mirror.send(request, signal);
         if (answer !== null) return answer;
@@ -51,7 +52,7 @@ export async function openRoutedClient(config: HttpConfig, open: OpenClient, log
       return (await by?.send(request, signal)) ?? direct.send(request, signal);
     },
     doubt() {
-      doubtedUntilMs = Date.now() + DOUBT_MS;
+      doubtedUntilMs = performance.now() + DOUBT_MS;
     },
     close() {
       for (const mirror of mirrors) mirror.close();
@@ -77,10 +78,12 @@ class MirrorWay {
   /** null: somebody else has to be asked. @throws the signal's reason */
   async send(request: HttpRequest, signal: AbortSignal): Promise<HttpAnswer | null> {
     if (!this.health.isWell) return null;
+    const startedMs = performance.now();
     let answer: HttpAnswer;
     try {
       answer = await this.client.send(this.translated(request), signal);
     } catch (error) {
+      if (wasTooSlow(signal, startedMs)) this.health.failed('no answer while a reader waited');
       if (signal.aborted) throw error;
       this.health.failed(explain(error));
       return null;
@@ -106,7 +109,7 @@ class MirrorWay {
   }
 
   private isTaken(status: number): boolean {
-    return status < 400 || status === 416 || (status === 401 && this.config.authThrough);
+    return status < 400 || (status === 401 && this.config.authThrough);
   }
 
   close(): void {
@@ -132,10 +135,12 @@ class ProxyWay {
   async send(request: HttpRequest, signal: AbortSignal): Promise<HttpAnswer | null> {
     const { fallback } = this.config;
     if (!this.health.isWell && fallback) return null;
+    const startedMs = performance.now();
     let answer: HttpAnswer;
     try {
       answer = await this.client.send(request, signal);
     } catch (error) {
+      if (fallback && wasTooSlow(signal, startedMs)) this.health.failed('no answer while a reader waited', true);
       if (signal.aborted || !fallback) throw error;
       this.health.failed(explain(error), (error as { code?: unknown }).code === 'HTTP_TIMEOUT');
       return null;

@@ -136,6 +136,12 @@ const FAULTS: Fault[] = [
     code: 'HTTP_CONNECT',
     retryable: true,
   },
+  {
+    id: 'another protocol',
+    answer: (r) => r.socket?.write('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n'),
+    code: 'HTTP_CONNECT',
+    retryable: true,
+  },
   { id: 'no headers', answer: () => {}, code: 'HTTP_TIMEOUT', retryable: true },
 ];
 
@@ -201,6 +207,15 @@ test('a body that stalls is HTTP_TIMEOUT', async () => {
   const started = Date.now();
   await assert.rejects((await KINDS['http-proxy']()).read(BLOB_ID, OFFSET, BYTES, NEVER), { code: 'HTTP_TIMEOUT' });
   assert.ok(Date.now() - started < 7000);
+});
+
+test('answers of no interest whose bodies stall keep no connection for long', async () => {
+  answer = (r) => r.writeHead(404, { 'content-length': 100 }).write('no');
+  const backend = await KINDS['http-proxy']({ connect_timeout: 10 });
+  const refused = Array.from({ length: 40 }, () =>
+    assert.rejects(backend.read(BLOB_ID, OFFSET, BYTES, NEVER), { code: 'HTTP_NOT_FOUND' }),
+  );
+  await Promise.all(refused);
 });
 
 test('nobody listens: HTTP_CONNECT', async () => {

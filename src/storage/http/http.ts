@@ -173,6 +173,11 @@ class NodeClient implements HttpClient {
         else if ('facts' in error) reject(error);
         else reject(new ConnectionLost(isKept, connectError(target, error)));
       });
+      // Of a change of protocol (101) that nobody asked for there is no other sign. Behind an answer or an error it says nothing.
+      outgoing.on('close', () => {
+        phase.stop();
+        reject(signal.aborted ? signal.reason : connectError(target, new Error('closed without an answer')));
+      });
       outgoing.end(request.body);
     });
   }
