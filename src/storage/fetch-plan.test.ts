@@ -178,7 +178,7 @@ test('property: every wanted chunk is fetched once, extras are missing, ranges h
 
 describe('speculation', () => {
   test('what is outstanding lessens the budget until it is shown useful or is old', () => {
-    const speculation = new Speculation();
+    const speculation = new Speculation(1 << 20);
     assert.equal(speculation.budget([0], 0), SPECULATION_BYTES_MAX);
     speculation.charge([{ end: 1_000_000, bytes: 300_000 }], 0);
     assert.equal(speculation.budget([5_000_000], 1), SPECULATION_BYTES_MAX - 300_000);
@@ -191,11 +191,22 @@ describe('speculation', () => {
     speculation.charge([{ end: 1_000_000, bytes: SPECULATION_BYTES_MAX }], 300);
     assert.equal(speculation.budget([9_000_000], 20_000), SPECULATION_BYTES_MAX);
   });
+  test('a longer window than the default is taken at its word, up to a limit', () => {
+    for (const [windowBytes, bytes] of [
+      [1, SPECULATION_BYTES_MAX],
+      [3 << 20, 3 << 20],
+      [1 << 28, 8 << 20],
+    ] as const) {
+      assert.equal(new Speculation(windowBytes).budget([0], 0), bytes);
+    }
+    const { ranges } = plan(new Array(100).fill(64 * KB), [2], { windowBytes: 3 << 20, budgetBytes: 3 << 20 });
+    assert.equal(ranges[0].bytes, 3 << 20);
+  });
   test('a stream keeps its read-ahead; scattered reads of one file waste less than 1 MiB altogether', () => {
     const sizes = Array.from({ length: 3000 }, () => 40 * KB);
     const { infoOf, chunkCount } = blob(sizes);
     const run = (file: number[]) => {
-      const speculation = new Speculation();
+      const speculation = new Speculation(1 << 20);
       const ready = new Set<number>();
       let requests = 0;
       let fetchedBytes = 0;

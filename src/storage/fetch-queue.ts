@@ -16,13 +16,15 @@ const LOCK_POLL_MAX_MS = 20;
 
 export class FetchQueue {
   private chunks: PlannedChunk[] = [];
-  private readonly speculation = new Speculation();
+  private readonly speculation: Speculation;
 
   /** @param signal the blob is closed */
   constructor(
     private readonly blob: Blob,
     private readonly signal: AbortSignal,
-  ) {}
+  ) {
+    this.speculation = new Speculation(blob.options.amplifyIoBytes);
+  }
 
   /** A reader has come to the first chunk of a file. */
   beginsFile(): void {

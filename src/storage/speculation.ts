@@ -7,6 +7,9 @@ import assert from 'node:assert/strict';
  */
 export const SPECULATION_BYTES_MAX = 768 << 10;
 assert.ok(SPECULATION_BYTES_MAX < 1 << 20);
+/** A longer window than the default is somebody's wish, and has that many; of it so many at most, which are memory while they come. */
+const WINDOW_BYTES_DEFAULT = 1 << 20;
+const WISHED_BYTES_MAX = 8 << 20;
 /** Speculation this old is forgiven: later reads have nothing to do with it. */
 const FORGIVEN_AFTER_MS = 10_000;
 
@@ -18,6 +21,13 @@ export interface Charge {
 
 export class Speculation {
   private outstanding: (Charge & { atMs: number })[] = [];
+  private readonly bytesMax: number;
+
+  /** @param windowBytes `amplify_io` */
+  constructor(windowBytes: number) {
+    const isWished = windowBytes > WINDOW_BYTES_DEFAULT;
+    this.bytesMax = isWished ? Math.min(windowBytes, WISHED_BYTES_MAX) : SPECULATION_BYTES_MAX;
+  }
 
   /**
    * Budget for a plan with demands at these compressed offsets. A demand exactly where an earlier range ended shows a
@@ -29,7 +39,7 @@ export class Speculation {
       return !offsets.includes(end) && nowMs - atMs < FORGIVEN_AFTER_MS;
     });
     const spent = this.outstanding.reduce((sum, { bytes }) => sum + bytes, 0);
-    return Math.max(0, SPECULATION_BYTES_MAX - spent);
+    return Math.max(0, this.bytesMax - spent);
   }
 
   /** A file is begun: what was fetched ahead for others does not count against it. */

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
+import { readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { SILENT } from '../common/log.ts';
 import { assertCached, freshDir, localConfig } from './cache/cache.testing.ts';
-import { BLOBS_DIR, blobTable, chunkDigests, expectedChunks, wantAll } from './fixtures.testing.ts';
+import { BLOBS_DIR, blobTable, chunkDigests, expectedChunks, makeBlob, wantAll } from './fixtures.testing.ts';
 import { BlobStore } from './store.ts';
 
 const IMAGES = [
@@ -55,6 +57,31 @@ for (const name of IMAGES) {
     });
   });
 }
+
+test('amplify_io says how much comes with a chunk', async () => {
+  const made = makeBlob(
+    Array.from({ length: 96 }, (_, i) => Buffer.alloc(64 << 10, i)),
+    { compressor: 'none', crc: true },
+  );
+  const dir = freshDir();
+  writeFileSync(join(dir, made.info.id), made.file);
+  for (const [amplify, chunks] of [
+    [0, 1],
+    [256 << 10, 4],
+    [1 << 20, 13],
+    [4 << 20, 64],
+  ] as const) {
+    const store = new BlobStore(SILENT);
+    const config = localConfig(freshDir(), dir, { amplify_io: amplify });
+    const { handle } = store.openBlob(made.info, made.digests, config);
+    await store.fetch(handle, wantAll(expectedChunks(made.info, made.file).slice(0, 1)));
+    // The rest of the range comes behind the reader.
+    const untilMs = performance.now() + 10_000;
+    while (store.chunksReady(handle) < chunks && performance.now() < untilMs) await sleep(5);
+    await store.close();
+    assert.equal(store.stats.chunksFetched, chunks, `amplify_io ${amplify}`);
+  }
+});
 
 test('a cache without indexed map keeps chunks for its own process, and leaves nothing but the chunk table', async () => {
   const workDir = freshDir();
