@@ -8,7 +8,7 @@ import { errno } from '../sys/errno.ts';
 import { DeviceRig } from './testing/device-rig.ts';
 import { COMMAND, SHARED } from './testing/device-worker.ts';
 import { FuseClient, readArgs } from './testing/fuse-client.ts';
-import { FILE_BYTES, PARKING_FH, patternAt } from './testing/park-fs.ts';
+import { FILE_BYTES, PARKING_FH, patternAt, TWICE_FH } from './testing/park-fs.ts';
 
 let rig: DeviceRig;
 before(() => {
@@ -70,6 +70,27 @@ test('32 reads parked across stop and start are neither lost nor doubled', () =>
   }
   assert.equal(client.wait(1, 100), null);
   assert.equal(rig.parked(), 0);
+  client.close();
+});
+
+test('reads that park again, after a park they took back, are answered in their own places', () => {
+  const client = new FuseClient(rig.sock);
+  client.init();
+  const heads = new Map<number, number>();
+  for (let i = 0; i < 8; i++) {
+    heads.set(client.submit('READ', readArgs(TWICE_FH, i * 4096, 4096), { nodeid: 2n, replyBytes: 4096 }), i);
+  }
+  rig.waitParked(8);
+  assert.equal(client.getattr(2n).error, 0); // the last chain walked is another's
+  rig.command(COMMAND.COMPLETE_ALL);
+  assert.equal(rig.parked(), 8);
+  rig.command(COMMAND.COMPLETE_ALL);
+  for (let n = 0; n < 8; n++) {
+    const got = client.wait(1);
+    assert.ok(got !== null, `reply ${n} is lost`);
+    expectPattern(got.reply.body, (heads.get(got.head) as number) * 4096, 4096);
+    heads.delete(got.head);
+  }
   client.close();
 });
 

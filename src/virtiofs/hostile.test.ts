@@ -187,6 +187,17 @@ describe('what breaks a ring breaks that ring only', () => {
   }
 });
 
+for (const op of ['READ', 'WRITE', 'GETATTR', 'LOOKUP', 'SETXATTR'] as const) {
+  test(`${op} with 8 MiB behind its header is refused, and nothing of it is kept`, () => {
+    const client = new FuseClient(rig.sock);
+    client.init();
+    const { error } = client.call(op, Buffer.alloc(8 * 2 ** 20, GUARD), { nodeid: 2n });
+    assert.ok(error < 0, `answered ${error}`);
+    assert.equal(client.getattr(2n).error, 0);
+    client.close();
+  });
+}
+
 test('a head made available twice while it is in flight breaks the ring, and is answered at most once', () => {
   const p = place();
   const ring = p.client.rings[1]!;

@@ -130,10 +130,8 @@ export class VirtioPort implements Port {
         walker.writeTotal,
       );
       request.replySpace = space;
-    } else {
-      request.data.clear();
-      if (bytes > REQUEST_BYTES_MAX) bytes = 0;
-    }
+    } else request.data.clear();
+    if (bytes > REQUEST_BYTES_MAX) bytes = 0; // longer than any request and than the private copy
     if (bytes > IN_HEADER_BYTES) this.copyIn(request, bytes, IN_HEADER_BYTES);
     request.bytes = bytes;
     const reply = this.session.handle();
@@ -318,7 +316,8 @@ export class VirtioPort implements Port {
     if (kept === null || kept === undefined) return;
     if (kept.pin >= 0) this.memory.unpin(kept.pin);
     this.kept[slot] = null;
-    this.rerunning = null;
+    // A park that the rerun takes back is not its end.
+    if (this.rerunning === kept) this.rerunning = null;
   }
 
   save(slot: number): SavedRequest {

@@ -1,5 +1,6 @@
 /**
- * A file system whose READs wait for as long as a test wants: fh 1 parks, any other answers at once. Every byte read is
+ * A file system whose READs wait for as long as a test wants: fh 1 parks, fh 2 parks twice, the second time after a park
+ * that it takes back; any other answers at once. Every byte read is
  * `patternAt(offset)`, so lost, doubled and misplaced replies show.
  */
 import type * as A from '../../fuse/args.ts';
@@ -14,6 +15,7 @@ import { Refusing } from '../../vfs/refusing.ts';
 
 const BODY = Request.BODY_WORD;
 export const PARKING_FH = 1n;
+export const TWICE_FH = 2n;
 export const FILE_BYTES = 1024 * 1024;
 
 /** The byte every read shows at `offset`. */
@@ -57,7 +59,9 @@ export class ParkFs extends Refusing {
   }
 
   override read(request: Request, args: A.ReadArgs): number {
-    if (args.fhLow === Number(PARKING_FH) && request.attempt === 0) {
+    const parks = args.fhLow === Number(TWICE_FH) ? 2 : args.fhLow === Number(PARKING_FH) ? 1 : 0;
+    if (request.attempt < parks) {
+      if (request.attempt > 0) request.parking.unpark(request.parking.park(RESUME.RERUN, false));
       const ticket = request.parking.park(RESUME.RERUN, false);
       if (ticket === 0) return -errno.EBUSY;
       this.tickets.push(ticket);
