@@ -223,9 +223,9 @@ test('completions while the queue is stopped wait for it; a queue that is gone f
   assert.equal(r.session.stats.values[STAT.droppedReplies], 1);
 });
 
-test('INTERRUPT gives a parked request back with EINTR', () => {
-  const r = rig((_, request) => {
-    assert.ok(request.parking.park(RESUME.RERUN, false) > 0);
+test('INTERRUPT gives a parked read back with EINTR, and leaves a sync alone', () => {
+  const r = rig((name, request) => {
+    assert.ok(request.parking.park(name === 'fsync' ? RESUME.FINISH : RESUME.RERUN, false) > 0);
     return PARKED;
   });
   init(r);
@@ -234,6 +234,11 @@ test('INTERRUPT gives a parked request back with EINTR', () => {
   unique.writeUInt32LE(30, 0);
   assert.equal(r.send(OPS.INTERRUPT.op, unique, 31), 0);
   assert.deepEqual(r.replies, [{ unique: 30, error: -errno.EINTR, bytes: OUT_HEADER_BYTES }]);
+  r.send(OPS.FSYNC.op, undefined, 40);
+  unique.writeUInt32LE(40, 0);
+  assert.equal(r.send(OPS.INTERRUPT.op, unique, 41), 0);
+  assert.equal(r.replies.length, 1);
+  assert.equal(r.session.parked.count, 1);
 });
 
 test('a full park table refuses, and every slot comes back', () => {

@@ -348,11 +348,14 @@ export class Session implements Parking, SessionOps {
     return INIT_OUT_BYTES;
   }
 
-  /** A parked request is given up with EINTR; one that runs is over before its INTERRUPT is seen. */
+  /**
+   * What waits for a fetch is given up with EINTR; what runs is over before its INTERRUPT is seen. A sync goes on: local
+   * file systems do not end fsync(2) for a signal with a handler, and a program that gets EINTR there takes its data for lost.
+   */
   interrupt(request: Request, args: InterruptArgs): number {
     for (let slot = 0; slot < PARKED_MAX && this.parked.count > 0; slot++) {
       if (this.parked.inUse(slot) && this.parked.hasUnique(slot, args.uniqueLow, args.uniqueHigh)) {
-        if (!this.parked.isPinned(slot)) this.answer(slot, -errno.EINTR);
+        if (this.parked.resumeOf(slot) === RESUME.RERUN && !this.parked.isPinned(slot)) this.answer(slot, -errno.EINTR);
         break;
       }
     }
