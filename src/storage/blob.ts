@@ -139,7 +139,7 @@ export class Blob {
       const absent = wanted.filter(({ chunkIndex }) => !this.cache.look(chunkIndex));
       // What was to come behind them is wanted all the same when they have come meanwhile.
       if (absent.length === 0 && ahead.length === 0) break;
-      this.cache.attach();
+      this.attach();
       await this.tracked(() => this.bring(absent, found, ahead, digests));
       ahead = [];
     }
@@ -191,23 +191,26 @@ export class Blob {
     const isDescribed = this.info.described === true;
     const meta = isDescribed ? null : await this.tables.open();
     if (meta !== null && absent.some(({ startsFile }) => startsFile === true)) this.queue.beginsFile();
-    const waits = absent.map((chunk) =>
-      this.demandAs(found.get(chunk) ?? this.placed.find(meta, chunk), chunk, digests),
-    );
+    const placed = absent.map((chunk) => found.get(chunk) ?? this.placed.find(meta, chunk));
+    const come = Promise.all(absent.map((chunk, i) => this.demandAs(placed[i], chunk, digests)));
     if (this.options.amplifyIoBytes > 0 && this.cache.isWritable) {
       for (const chunk of ahead) this.readAhead(meta, chunk, digests);
     }
-    await Promise.all(waits);
+    await come;
   }
 
   /** Goes into the plan of those that are wanted, which has this file's next chunks in it. */
   private readAhead(meta: BlobMeta | null, wanted: WantedChunk, digests: ChunkDigests): void {
-    const chunk = this.placed.find(meta, wanted);
-    const { index } = chunk;
-    if (this.pending.has(index) || this.promised.has(index)) return;
-    if (this.cache.isReady(index) || this.cache.isUnproven(index)) return;
-    this.queue.add(chunk);
-    this.pending.addAhead(index, describedDigest(wanted, digests));
+    try {
+      const chunk = this.placed.find(meta, wanted);
+      const { index } = chunk;
+      if (this.pending.has(index) || this.promised.has(index)) return;
+      if (this.cache.isReady(index) || this.cache.isUnproven(index)) return;
+      this.queue.add(chunk);
+      this.pending.addAhead(index, describedDigest(wanted, digests));
+    } catch {
+      // Its reader is told, should one come.
+    }
   }
 
   /** Aborts what is under way (its readers get CLOSED) and closes the files when it has ended. */
@@ -226,7 +229,12 @@ export class Blob {
    * A dictionary blob has chunks that an image never names: nothing could vouch for them, so nobody fetches them ahead.
    */
   isUnverifiable(index: number, digests: ChunkDigests): boolean {
-    return this.options.validate && !hasBlobDigests(this.info) && digests(index) === null;
+    if (!this.options.validate || hasBlobDigests(this.info)) return false;
+    try {
+      return digests(index) === null;
+    } catch {
+      return true;
+    }
   }
 
   private async demandAs(chunk: PlannedChunk, wanted: WantedChunk, digests: ChunkDigests): Promise<void> {
@@ -236,14 +244,13 @@ export class Blob {
 
   private demand(chunk: PlannedChunk, digests: ChunkDigests): Promise<void> {
     const isAhead = this.pending.isAhead(chunk.index);
-    const known = this.pending.join(chunk.index);
+    const known = this.pending.join(chunk.index, digests);
     if (known !== null) {
       // It may have arrived, and wait for company.
       for (const arrivals of this.arriving) arrivals.hurry();
-      if (!isAhead) return known;
       // Bytes fetched ahead may have been bad long before this reader came: it gets a fetch of its own.
       return known.catch((error: unknown) => {
-        if (!isBad(error) && codeOf(error) !== 'GIVEN_UP') throw error;
+        if (!(isAhead && isBad(error)) && codeOf(error) !== 'GIVEN_UP') throw error;
         return this.demand(chunk, digests);
       });
     }
@@ -265,6 +272,12 @@ export class Blob {
     });
   }
 
+  /** Makes the cache's files ready to take chunks. @throws CLOSED: their descriptors' numbers may be others' by now */
+  attach(): void {
+    this.throwIfClosed();
+    this.cache.attach();
+  }
+
   /** Counts work that uses the files, so that `close` can wait for its end. */
   async tracked<T>(work: () => Promise<T>): Promise<T> {
     this.running++;
@@ -276,7 +289,7 @@ export class Blob {
     }
   }
 
-  private throwIfClosed(): void {
+  throwIfClosed(): void {
     this.closing.signal.throwIfAborted();
   }
 }

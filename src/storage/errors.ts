@@ -87,7 +87,7 @@ export const storageError = defineErrors<Facts>({
     retryable: true,
     say: (f) => `another process has held the lock on ${f.path} for ${f.timeoutMs} ms`,
   },
-  GIVEN_UP: { retryable: true, say: (f) => `prefetch of blob ${f.blobId} was given up` },
+  GIVEN_UP: { retryable: true, say: (f) => `what was on its way of blob ${f.blobId} was given up` },
   UNCACHED: { retryable: true, say: (f) => `cache file ${f.path} takes nothing at present` },
   CLOSED: { retryable: false, say: (f) => `blob ${f.blobId} was closed while a fetch was under way` },
 });

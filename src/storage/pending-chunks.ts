@@ -1,4 +1,5 @@
 /** Chunks on their way into the cache: who waits for which, so that each is fetched once however many ask. */
+import { codeOf } from '../common/app-error.ts';
 import type { ChunkDigests } from './types.ts';
 
 interface Waiter {
@@ -13,7 +14,8 @@ interface Pending {
   isWanted: boolean;
   /** On its way before anybody asked. */
   readonly isAhead: boolean;
-  digests: ChunkDigests;
+  /** Of the images that asked, the first one first; some may be closed by now. */
+  readonly digests: ChunkDigests[];
 }
 
 export class PendingChunks {
@@ -27,7 +29,7 @@ export class PendingChunks {
 
   /** A reader waits for a chunk that is not here yet; settles with it. */
   add(index: number, digests: ChunkDigests): Promise<void> {
-    const pending = { waiters: null, isWanted: true, isAhead: false, digests };
+    const pending = { waiters: null, isWanted: true, isAhead: false, digests: [digests] };
     this.wanted++;
     this.chunks.set(index, pending);
     return waitFor(pending);
@@ -35,13 +37,14 @@ export class PendingChunks {
 
   /** A chunk that is not here yet is fetched ahead: if that fails there is nobody to tell. */
   addAhead(index: number, digests: ChunkDigests): void {
-    this.chunks.set(index, { waiters: null, isWanted: false, isAhead: true, digests });
+    this.chunks.set(index, { waiters: null, isWanted: false, isAhead: true, digests: [digests] });
   }
 
   /** One more reader waits for the chunk; null when it is not on its way. */
-  join(index: number): Promise<void> | null {
+  join(index: number, digests: ChunkDigests): Promise<void> | null {
     const pending = this.chunks.get(index);
     if (pending === undefined) return null;
+    if (!pending.digests.includes(digests)) pending.digests.push(digests);
     if (!pending.isWanted) this.wanted++;
     pending.isWanted = true;
     return waitFor(pending);
@@ -61,9 +64,10 @@ export class PendingChunks {
     return this.chunks.get(index)?.isAhead === true;
   }
 
-  /** Digests of the image that asked first. */
+  /** Digests of the first image that asked and is still open. They throw GIVEN_UP when none is. */
   digestsOf(index: number): ChunkDigests {
-    return this.chunks.get(index)?.digests ?? (() => null);
+    const asked = this.chunks.get(index)?.digests;
+    return asked === undefined ? () => null : (chunk) => firstOpen(asked, chunk);
   }
 
   /** The chunk is in the cache, or `error` says why not; nothing is remembered. */
@@ -76,6 +80,19 @@ export class PendingChunks {
       else reject(error);
     }
   }
+}
+
+function firstOpen(asked: readonly ChunkDigests[], chunk: number): Uint8Array | null {
+  let closed: unknown;
+  for (const digests of asked) {
+    try {
+      return digests(chunk);
+    } catch (error) {
+      if (codeOf(error) !== 'GIVEN_UP') throw error;
+      closed = error;
+    }
+  }
+  throw closed;
 }
 
 function waitFor(pending: Pending): Promise<void> {

@@ -341,6 +341,20 @@ function linkOf(fd: string): string {
   }
 }
 
+test('what an image says wrong of one chunk is an error of its reader alone, and none that nobody hears of', async () => {
+  const server = await startBlobServer(new Map([[INFO.id, blobBytes(INFO.id)]]));
+  after(() => server.close());
+  const store = newStore();
+  const config = httpConfig(freshDir(), server.url, 'blobs', { amplify_io: 8192 });
+  const { handle } = store.openBlob(INFO, DIGESTS, config);
+  const [first, ahead, ...others] = wantAll(CHUNKS);
+  const wrong = { ...ahead, uncompressedOffset: ahead.uncompressedOffset + 4096 };
+  await store.fetch(handle, [first, { ...wrong, isAhead: true }]);
+  server.onRequest = (_, response) => void response.writeHead(400).end();
+  await assert.rejects(store.fetch(handle, [others[200], wrong]), { code: 'CHUNK' });
+  await assert.rejects(store.fetch(handle, [others[200]]), { code: 'HTTP_STATUS' });
+});
+
 test('two mounts of one blob share it, and the last one closes it', async () => {
   const store = newStore();
   const workDir = freshDir();

@@ -65,7 +65,7 @@ export class BlobStore {
   /**
    * Opens a blob for one mount: no network, no waiting. Without a cache directory, or with one that cannot be written,
    * what is missing is served uncached.
-   * @param digests asked for on the main thread while the blob is open, when `config.validate` is set
+   * @param digests asked for on the main thread until `closeBlob`, when `config.validate` is set
    * @throws UNSUPPORTED for kinds of blobs and backends not built yet, CONFIG, BLOB_META
    */
   openBlob(info: BlobInfo, digests: ChunkDigests, config: StorageConfig): BlobHandle {
@@ -75,7 +75,12 @@ export class BlobStore {
     const shared = this.share(info, config);
     shared.users++;
     const handle = this.nextHandle++;
-    this.opened.set(handle, { shared, digests });
+    const whileOpen: ChunkDigests = (chunk) => {
+      // Its image's files are closed, and their numbers others'; the blob may still be fetching what this mount asked for.
+      if (!this.opened.has(handle)) throw storageError('GIVEN_UP', { blobId: info.id });
+      return digests(chunk);
+    };
+    this.opened.set(handle, { shared, digests: whileOpen });
     const { files, spill, placed } = shared.blob;
     const { chunkCount, uncompressedSize } = info;
     return {

@@ -4,6 +4,7 @@
  * Chunks of a compressed cache always come this way, since the device thread cannot read them from there: they are decoded
  * into memory.
  */
+import { codeOf } from '../../common/app-error.ts';
 import type { Logger } from '../../common/log.ts';
 import { type Decoding, decodeUnit, isBad, memberOf, verifyChunk } from '../codecs/decode-chunk.ts';
 import { type PlannedChunk, unitKey } from '../fetch-plan.ts';
@@ -44,7 +45,14 @@ export class UnprovenChunks {
     const { cache } = this;
     const { map } = cache.files;
     const validate = this.validate || !cache.files.isRaw || map.isSuspect(index);
-    const expected = validate ? (this.pending.digestsOf(index)(index) ?? (await this.blob.digestOf(index))) : null;
+    let expected: Uint8Array | null = null;
+    try {
+      if (validate) expected = this.pending.digestsOf(index)(index) ?? (await this.blob.digestOf(index));
+    } catch (error) {
+      // Who asked for it has gone: that is an error of this chunk alone, which fetching it will show.
+      if (codeOf(error) === 'GIVEN_UP') return false;
+      throw error;
+    }
     if (validate && expected === null) {
       await cache.refute(index, false);
       return false;

@@ -108,7 +108,7 @@ export class BlobPrefetch {
 
   private async streamLocked({ range, digests }: PrefetchRange, options: StreamOptions): Promise<Streamed> {
     const { blob } = this;
-    blob.cache.attach();
+    blob.attach();
     this.demandWritable();
     const locked = blob.locks.take(range.chunks);
     // One look at what other processes have done meanwhile; from now on they leave these chunks to us.
@@ -243,6 +243,7 @@ export class BlobPrefetch {
       if (blob.placed.isRenumbered) return;
       const { places } = blob.placed;
       for (let index = 0; index < meta.chunkCount; index++) {
+        blob.throwIfClosed();
         // Readers come to what is fetched, and shall not have to ask where it lies.
         if (places.bytes(index) === 0) places.learn(meta, index);
         // Most are there already when a pass is made again.
@@ -251,7 +252,10 @@ export class BlobPrefetch {
       }
       return;
     }
-    for (const chunk of wanted) yield [blob.placed.find(meta, chunk), digests];
+    for (const chunk of wanted) {
+      blob.throwIfClosed();
+      yield [blob.placed.find(meta, chunk), digests];
+    }
   }
 
   /** In the order of their first chunks in the list. */

@@ -58,8 +58,10 @@ export class BlobTables {
     this.ahead = null;
   }
 
-  /** The chunk table, opened once. */
+  /** The chunk table, opened once. @throws CLOSED, and what opening throws */
   open(): Promise<BlobMeta> {
+    // What is opened behind `close`, nobody would close.
+    if (this.signal.aborted) return Promise.reject(this.signal.reason);
     if (this.ahead !== null) return this.ahead.catch(() => this.open());
     if (this.meta === null) {
       this.meta = this.fetch(this.read);
