@@ -1,5 +1,6 @@
 /** The main thread of `nydusd`: argv → plan → device thread and API → RUNNING. */
 import { readFileSync } from 'node:fs';
+import { isAbsolute } from 'node:path';
 import { explain } from '../common/app-error.ts';
 import { versionText } from '../daemon/build-info.ts';
 import { Daemon } from '../daemon/daemon.ts';
@@ -75,6 +76,7 @@ async function start(plan: Plan, log: LogWriter, life: Life): Promise<void> {
   if (plan.apisock !== null) await clearSocketPath(plan.apisock);
   if (transport.kind === 'fuse' && !transport.succeeds) await detachDead(transport.mountpoint, log);
   if (transport.kind === 'fuse' && overlay !== null) transport.mountpoint = overlay.lower;
+  leaveGoneDirectory(plan);
   const daemon = new Daemon({
     id: plan.id,
     supervisor: plan.supervisor,
@@ -142,6 +144,15 @@ async function transportOf({ mode, upgrade, supervisor, apisock }: Plan, life: L
   const fd = bindVmmSocket(sock!);
   life.ownsSocket(sock!);
   return { kind: 'virtiofs', sock, fd, fdIs: 'listening', tag, requestQueues };
+}
+
+/** Node starts no thread in a directory that was removed. A relative socket is not made elsewhere: that is an error. */
+function leaveGoneDirectory({ apisock }: Plan): void {
+  try {
+    process.cwd();
+  } catch {
+    if (apisock === null || isAbsolute(apisock)) process.chdir('/');
+  }
 }
 
 /** The writable overlay that the configuration of a FUSE mount asks for; mostly null, and then it costs one read. */

@@ -405,6 +405,12 @@ describe('what does not end it', () => {
   });
 });
 
+test('a working directory that was removed does not matter to absolute paths', async () => {
+  const gone = mkdtempSync(join(tmpdir(), 'gone-'));
+  const daemon = await Nydusd.start(KATA_ARGV, ['sh', '-c', 'cd "$0" && rmdir "$0" && exec "$@"', gone, NYDUSD]);
+  assert.equal((await daemon.stop()).code, 0);
+});
+
 test('SIGTERM at any moment of the start ends it, and leaves no socket', { timeout: 60_000 }, async () => {
   for (let delayMs = 0; delayMs < 260; delayMs += 10) {
     const daemon = new Nydusd();
