@@ -9,68 +9,90 @@ import { newFileGate, readFileRange, unlessAborted } from './file-range.ts';
 /** Files kept open; images have few blobs, and one open is 40 µs. */
 const OPEN_FILES_MAX = 32;
 
+/** A file and who reads it: it stays open for them, whoever does not want it any more. */
+interface OpenFile {
+  opening: Promise<FileHandle>;
+  users: number;
+  isForgotten: boolean;
+}
+
 export function openLocalfs(config: LocalfsConfig): Backend {
   const where = config.blobFile !== '' ? config.blobFile : config.dir;
-  const files = new Map<string, Promise<FileHandle>>();
+  /** The longest unused first. */
+  const files = new Map<string, OpenFile>();
   const gate = newFileGate();
   /** Whoever waits may go; an opening, which others may wait for, goes on. */
   const lasting = new AbortController().signal;
 
-  function fileOf(blobId: string): Promise<FileHandle> {
-    const known = files.get(blobId);
-    if (known !== undefined) return known;
-    const opening = gate.run(lasting, () => openFirst(blobId, pathsOf(config, blobId), where));
-    files.set(blobId, opening);
-    // A failure is not remembered: the file may be put there any time.
-    opening.catch(() => files.delete(blobId));
-    if (files.size > OPEN_FILES_MAX) closeOldest();
-    return opening;
+  function fileOf(blobId: string): OpenFile {
+    const file = files.get(blobId) ?? openNew(blobId);
+    files.delete(blobId);
+    files.set(blobId, file);
+    if (files.size > OPEN_FILES_MAX) forgetOldest();
+    return file;
   }
 
-  function closeOldest(): void {
-    for (const id of files.keys()) {
-      forget(id);
+  function openNew(blobId: string): OpenFile {
+    const opening = gate.run(lasting, () => openFirst(blobId, pathsOf(config, blobId), where));
+    const file = { opening, users: 0, isForgotten: false };
+    // A failure is not remembered: the file may be put there any time.
+    opening.catch(() => forget(blobId, file));
+    return file;
+  }
+
+  function forgetOldest(): void {
+    for (const [id, file] of files) {
+      forget(id, file);
       return;
     }
   }
 
   /** The next read opens what is there by then: a file that was mended may be another one of the same name. */
-  function forget(blobId: string): void {
-    const file = files.get(blobId);
-    files.delete(blobId);
-    if (file !== undefined) closeQuietly(file);
+  function forget(blobId: string, file: OpenFile): void {
+    if (files.get(blobId) === file) files.delete(blobId);
+    file.isForgotten = true;
+    closeIfUnused(file);
   }
 
   function forgetAll(): void {
-    for (const id of files.keys()) forget(id);
+    for (const [id, file] of files) forget(id, file);
+  }
+
+  /** Runs `use` with the open file of a blob. What it throws makes the next one open it anew. */
+  async function withFile<T>(blobId: string, signal: AbortSignal, use: (file: FileHandle) => Promise<T>): Promise<T> {
+    const file = fileOf(blobId);
+    file.users++;
+    try {
+      return await use(await unlessAborted(signal, file.opening));
+    } catch (error) {
+      signal.throwIfAborted();
+      forget(blobId, file);
+      throw readError(blobId, where, error);
+    } finally {
+      file.users--;
+      closeIfUnused(file);
+    }
   }
 
   return {
     kind: 'localfs',
     where,
-    async read(blobId, offset, bytes, signal, sink) {
-      const { buffer, gotBytes } = await unlessAborted(signal, fileOf(blobId))
-        .then((file) => readFileRange(gate, file, offset, bytes, sink, signal))
-        .catch((error: unknown) => {
-          signal.throwIfAborted();
-          forget(blobId);
-          throw readError(blobId, where, error);
-        });
-      signal.throwIfAborted();
-      if (gotBytes === bytes) return buffer;
-      forget(blobId);
-      throw storageError('BLOB_SHORT', { blobId, where, offset, wantedBytes: bytes, gotBytes });
+    read(blobId, offset, bytes, signal, sink) {
+      return withFile(blobId, signal, async (file) => {
+        const { buffer, gotBytes } = await readFileRange(gate, file, offset, bytes, sink, signal);
+        signal.throwIfAborted();
+        if (gotBytes === bytes) return buffer;
+        throw storageError('BLOB_SHORT', { blobId, where, offset, wantedBytes: bytes, gotBytes });
+      });
     },
-    async size(blobId) {
-      try {
-        return (await (await fileOf(blobId)).stat()).size;
-      } catch (error) {
-        throw readError(blobId, where, error);
-      }
-    },
+    size: (blobId, signal) => withFile(blobId, signal, async (file) => (await file.stat()).size),
     doubt: forgetAll,
     close: forgetAll,
   };
+}
+
+function closeIfUnused({ opening, users, isForgotten }: OpenFile): void {
+  if (users === 0 && isForgotten) opening.then((handle) => handle.close()).catch(() => {});
 }
 
 function pathsOf(config: LocalfsConfig, blobId: string): string[] {
@@ -94,8 +116,4 @@ async function openFirst(blobId: string, paths: string[], where: string): Promis
 function readError(blobId: string, where: string, error: unknown): unknown {
   if (error instanceof Error && 'facts' in error) return error;
   return storageError('BLOB_READ', { blobId, where, errno: (error as NodeJS.ErrnoException).code ?? 'unknown' }, error);
-}
-
-function closeQuietly(file: Promise<FileHandle>): void {
-  file.then((handle) => handle.close()).catch(() => {});
 }
