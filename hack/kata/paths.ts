@@ -61,6 +61,8 @@ export class Conflict extends Error {
   override name = 'Conflict';
 }
 
+const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
 /** A host's files. Paths in and out are the host's own, without the root. */
 export class Host {
   constructor(readonly root: string) {}
@@ -78,9 +80,15 @@ export class Host {
     return lstatSync(this.at(path), { throwIfNoEntry: false }) !== undefined;
   }
 
-  /** Text of a file, null when there is none. */
+  /** Text of a file, null when there is none. @throws Conflict for one whose bytes could not be given back */
   text(path: string): string | null {
-    return this.has(path) ? readFileSync(this.real(path), 'utf8') : null;
+    if (!this.has(path)) return null;
+    try {
+      return UTF8.decode(readFileSync(this.real(path)));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ERR_ENCODING_INVALID_ENCODED_DATA') throw error;
+      throw new Conflict(`${path} is not UTF-8, as configurations have to be`);
+    }
   }
 
   /**

@@ -139,10 +139,10 @@ function indentOf(line: string): string {
   return /^\s*/.exec(line)![0];
 }
 
-const TABLE = /^\s*\[\s*([^\][]+?)\s*\]\s*(?:#.*)?$/;
+const TABLE = /^\s*\[\s*([^\][]+?)\s*\]\s*(?:#.*)?$/s;
 const ARRAY_OF_TABLES = /^\s*\[\[/;
 const PART = /[\w-]+|"[^"]*"|'[^']*'/g;
-const KEY = new RegExp(`^\\s*((?:(?:${PART.source})\\s*\\.\\s*)*)(${PART.source})\\s*=\\s*([^]*)$`);
+const KEY = new RegExp(`^\\s*((?:(?:${PART.source})\\s*\\.\\s*)*)(${PART.source})\\s*=\\s*(.*)$`, 's');
 
 /** Tables and keys with the lines they take. */
 function statements(lines: readonly string[]): Statement[] {

@@ -53,6 +53,7 @@ enable_nydus_overlayfs = false
 /** Ways to write what `install` changes that are not containerd's own. */
 const ODD = [
   CONTAINERD_1.replaceAll('\n', '\r\n'),
+  CONTAINERD_1.replace(/\]$/gm, '] # theirs').replaceAll('\n', '\r\n'),
   'version = 2\n["proxy_plugins"."nydus"]\n"type" = "content"\n',
   'version = 2\nproxy_plugins.nydus.type = "content"\nproxy_plugins . "nydus" . address = "/a=b"\n',
   'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\ncontainerd.discard_unpacked_layers = true\n',
@@ -207,6 +208,12 @@ describe('a host with everything', () => {
     assert.equal(status, 1);
     assert.match(stderr, /^\/etc\/containerd\/config\.toml: line 3 writes proxy_plugins\.nydus inline; /);
     assert.deepEqual(tree(), before);
+  });
+  test('neither is a file touched whose bytes could not be given back', () => {
+    fullHost();
+    writeFileSync(at('/etc/containerd/config.toml'), Buffer.from('version = 2 # gr\xfc\xdfe\n', 'latin1'));
+    const { status, stderr } = run('install');
+    assert.deepEqual([status, stderr], [1, '/etc/containerd/config.toml is not UTF-8, as configurations have to be\n']);
   });
 
   test('containerd takes what is merged into its defaults, into a short file, and into none', (t) => {
