@@ -195,11 +195,12 @@ export class DevFuse implements Port {
 
   // -- Port ------------------------------------------------------------------------------------------------------
 
-  keep(slot: number, pins: boolean): void {
-    if (!pins) return;
+  keep(slot: number, pins: boolean): boolean {
+    if (!pins) return true;
     this.lent.owners++;
     this.owned.set(slot, this.lent);
     if (this.lent === this.data) this.data = this.spare.pop() ?? new DataBuffer();
+    return true;
   }
 
   reach(): number {

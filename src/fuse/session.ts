@@ -24,8 +24,8 @@ import { IN_HEADER, IN_HEADER_BYTES, INIT_OUT_BYTES, OUT_HEADER, OUT_HEADER_BYTE
 
 /** What a session needs of the thing that carries its messages. */
 export interface Port {
-  /** Remembers the transport's part of the request being served under `slot`. */
-  keep(slot: number, pins: boolean): void;
+  /** Remembers the transport's part of the request being served under `slot`. False: there is no room, nothing is kept. */
+  keep(slot: number, pins: boolean): boolean;
   /** Whether the slot's reply can be sent now: one of REACH. */
   reach(slot: number): number;
   /** Brings it back into the request (`data`, `replySpace`); only after `reach` said NOW. False: it cannot be answered any more. */
@@ -218,7 +218,11 @@ export class Session implements Parking, SessionOps {
     if (this.request.sinceMs === 0) this.request.sinceMs = this.stats.nowMs;
     const ticket = this.parked.park(this.request, resume, pins);
     if (ticket === 0) return 0;
-    this.port.keep(this.parked.slotOf(ticket), pins);
+    const slot = this.parked.slotOf(ticket);
+    if (!this.port.keep(slot, pins)) {
+      this.parked.release(slot);
+      return 0;
+    }
     this.stats.add(STAT.parkedTotal, 1);
     this.stats.values[STAT.parkedNow] = this.parked.count;
     return ticket;

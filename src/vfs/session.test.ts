@@ -29,7 +29,7 @@ class Rig {
 
   constructor() {
     const port: Port = {
-      keep: () => {},
+      keep: () => true,
       reach: () => REACH.NOW,
       restore: (_, request) => {
         this.#lend(request.data);

@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { OPS } from '../fuse/opcodes.ts';
+import { errno } from '../sys/errno.ts';
 import { DESC, DESC_BYTES } from '../vhost/split.ts';
 import { DeviceRig } from './testing/device-rig.ts';
 import { FuseClient } from './testing/fuse-client.ts';
@@ -222,6 +223,42 @@ test('a head made available twice while it is in flight breaks the ring, and is 
   assert.equal(rig.stats.get('brokenRings'), brokenBefore + 1);
   assert.equal(ring.takeUsed(), -1);
   p.client.close();
+  rig.waitParked(0);
+});
+
+test('parked requests of the longest chains take bounded memory; what goes beyond is answered EBUSY', () => {
+  const SENT = 80;
+  const ENTRIES = 32_768;
+  const client = new FuseClient(rig.sock, { queueSize: 128 });
+  client.init();
+  const message = Buffer.alloc(80);
+  message.writeUInt32LE(80, 0);
+  message.writeUInt32LE(OPS.READ.op, 4);
+  message.writeUInt32LE(2, 16);
+  message.writeUInt32LE(1, 40);
+  message.writeUInt32LE(512, 56);
+  const request = client.ram.alloc(128, 64);
+  client.ram.write(request, message);
+  const reply = client.ram.alloc(4096, 4096);
+  const table = client.ram.alloc(ENTRIES * DESC_BYTES, 16);
+  const entries = [descriptor(request, 80, NEXT, 1)];
+  for (let i = 1; i < ENTRIES; i++) entries.push(descriptor(reply, 64, i + 1 < ENTRIES ? WRITE | NEXT : WRITE, i + 1));
+  client.ram.write(table, Buffer.concat(entries));
+  const ring = client.rings[1]!;
+  for (let head = 0; head < SENT; head++) {
+    ring.setDescriptor(head, table, ENTRIES * DESC_BYTES, INDIRECT, 0);
+    ring.setAvailable(head);
+  }
+  ring.submit();
+  // 2 * 4096 * 257 segments fit.
+  const kept = Math.floor((2 * 4096 * 257) / (ENTRIES - 1));
+  for (let i = kept; i < SENT; i++) {
+    assert.ok(ring.waitUsed(5000) >= 0, `${i} parked, or no answer`);
+    assert.equal(ring.usedBytes, 16);
+  }
+  assert.equal(Buffer.from(client.ram.read(reply, 16)).readInt32LE(4), -errno.EBUSY);
+  assert.equal(rig.parked(), kept);
+  client.close();
   rig.waitParked(0);
 });
 

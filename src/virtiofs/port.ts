@@ -26,6 +26,12 @@ const COPY_LOOP_BYTES_MAX = 2048;
 /** Lines about bad chains per session: a hostile guest must not fill the log. */
 const FAULTS_LOGGED_MAX = 32;
 
+/**
+ * Segments of all parked requests, 12 bytes each: twice what a full table of READs of 1 MiB into pages of 4 KiB has. One
+ * indirect table can have 32,768, and a full table of those would be 1.6 GB.
+ */
+const KEPT_SEGMENTS_MAX = 2 * PARKED_MAX * 257;
+
 /** One queue as the port sees it. */
 export interface Queue {
   readonly index: number;
@@ -63,6 +69,7 @@ export class VirtioPort implements Port {
   /** Set right after construction: session and port need each other. */
   session!: Session;
   private readonly kept: (Kept | null)[] = new Array(PARKED_MAX).fill(null);
+  private keptSegments = 0;
   private queue: Queue | null = null;
   private head = 0;
   private faultsLogged = 0;
@@ -251,10 +258,13 @@ export class VirtioPort implements Port {
 
   // -- Port ---------------------------------------------------------------------------------------------------------
 
-  keep(slot: number, pins: boolean): void {
+  keep(slot: number, pins: boolean): boolean {
     const queue = this.queue as Queue;
     const { writeGpa, writeBytes, writeCount, writeTotal } = this.walker;
     const earlier = this.rerunning;
+    const segments = earlier === null ? writeCount : earlier.gpa.length;
+    if (this.keptSegments + segments > KEPT_SEGMENTS_MAX) return false;
+    this.keptSegments += segments;
     // A rerun that parks again keeps its ranges: the walker has moved on to other chains meanwhile.
     this.kept[slot] = {
       queue,
@@ -265,6 +275,7 @@ export class VirtioPort implements Port {
       total: earlier === null ? writeTotal : earlier.total,
       pin: pins ? this.memory.pin() : -1,
     };
+    return true;
   }
 
   private rerunning: Kept | null = null;
@@ -316,6 +327,7 @@ export class VirtioPort implements Port {
     if (kept === null || kept === undefined) return;
     if (kept.pin >= 0) this.memory.unpin(kept.pin);
     this.kept[slot] = null;
+    this.keptSegments -= kept.gpa.length;
     // A park that the rerun takes back is not its end.
     if (this.rerunning === kept) this.rerunning = null;
   }
@@ -329,6 +341,7 @@ export class VirtioPort implements Port {
     const { queue: index, head, gpa, bytes, total } = saved as SavedRequest;
     const queue = this.queueAt(index);
     if (queue === undefined) return false;
+    this.keptSegments += gpa.length;
     this.kept[slot] = { queue, life: queue.life, head, gpa, bytes, total, pin: -1 };
     return true;
   }

@@ -14,6 +14,9 @@ export const OP_NAMES = Object.keys(OPS) as OpName[];
 const NODES_KEPT = 64;
 const RED_ZONE = 0x5c;
 const RED_BYTES = 32;
+/** Of what follows the arguments: ten times the device's private copy. */
+const LONG_BYTES_MAX = 1_400_000;
+const LONG_FILLING = 0x6b;
 
 /** Nodes and handles seen, for requests that get further. One per session; `owners` lives as long as the daemon. */
 export class Seen {
@@ -66,6 +69,8 @@ function request(op: OpName, known: Known, unique: bigint): Buffer {
   if (random.chance(6)) args = args.subarray(0, random.below(args.length + 1));
   if (random.chance(4)) args = Buffer.concat([args, random.bytes(random.between(1, 64))]);
   if (random.chance(4)) args = random.mutate(args);
+  // All of it readable, so that its header may tell the truth: more than the device has room for.
+  if (random.chance(6)) args = Buffer.concat([args, Buffer.alloc(random.between(1000, LONG_BYTES_MAX), LONG_FILLING)]);
   const bytes = requestBytes(OPS[op].op, unique, node, args, random.chance(4) ? random.odd32() : undefined);
   bytes.writeUInt32LE(random.pick([0, 0, 0, 1000, 65_534]), 24);
   bytes.writeUInt32LE(random.pick([0, 0, 1000]), 28);

@@ -102,6 +102,12 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
     find: 'ring.complete(head, reply <= walker.writeTotal ? reply : 0);',
     replace: 'ring.complete(head, reply > 100 ? reply + 1 : reply);',
   },
+  {
+    name: 'request longer than its private copy',
+    file: 'src/virtiofs/port.ts',
+    find: 'if (bytes > REQUEST_BYTES_MAX) bytes = 0;',
+    replace: 'if (bytes > REQUEST_BYTES_MAX && opcode !== OPS.READ.op) bytes = 0;',
+  },
 ];
 
 /** `text` of the bug's file with the bug in it. @throws when its place is not there exactly once */
