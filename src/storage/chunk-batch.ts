@@ -13,7 +13,7 @@ import type { BlobInfo } from './types.ts';
 /** Decoded bytes of one batch: a millisecond of zstd. */
 export const BATCH_BYTES = 1 << 20;
 const WORTH_BYTES = BATCH_BYTES / 2;
-/** What may lie between chunks that start on blocks; it belongs to none. */
+/** What may lie between chunks that start on blocks; it belongs to none. Where they do not (RAFS v5), a small one fits in. */
 const GAP_BYTES_MAX = 4095;
 
 /** Rooms that nobody uses at present. */
@@ -36,6 +36,7 @@ export class ChunkBatch {
   /** In the blob's uncompressed space. */
   private from = 0;
   private end = 0;
+  private readonly gapBytesMax: number;
 
   /**
    * @param room of BATCH_BYTES, this batch's alone
@@ -47,7 +48,9 @@ export class ChunkBatch {
     private readonly installer: ChunkInstaller,
     private readonly room: Buffer,
     private readonly kept: (chunk: PlannedChunk) => void,
-  ) {}
+  ) {
+    this.gapBytesMax = info.described === true ? 0 : GAP_BYTES_MAX;
+  }
 
   /**
    * Takes a chunk in; what does not fit beside it is written first.
@@ -60,7 +63,7 @@ export class ChunkBatch {
     const isAlone = info.unit !== undefined || (info.flags & CHUNK_FLAG.ENCRYPTED) !== 0 || this.cache.files.isRaw;
     if (isAlone || decode === null || info.uncompressedSize > this.room.length) return false;
     const at = info.uncompressedOffset;
-    const isBeside = at >= this.end && at - this.end <= GAP_BYTES_MAX;
+    const isBeside = at >= this.end && at - this.end <= this.gapBytesMax;
     const isFull = at + info.uncompressedSize - this.from > this.room.length;
     if (this.chunks.length > 0 && (!isBeside || isFull)) await this.flush();
     if (this.chunks.length === 0) this.from = this.end = at;

@@ -8,6 +8,7 @@ import { freshDir, isReady, localConfig } from './cache/cache.testing.ts';
 import { CODECS } from './codecs/codecs.ts';
 import { crc32c, DIGESTS } from './codecs/digests.ts';
 import { expectedChunks, makeBlob } from './fixtures.testing.ts';
+import { Prefetch } from './prefetch/prefetch.ts';
 import { BlobStore } from './store.ts';
 import { FEATURE } from './tables/blob-layout.ts';
 import {
@@ -83,6 +84,29 @@ test('chunks come as described, neighbours in one request, and stay in the cache
   await second.fetch(again.handle, WANTED);
   for (const [i, wanted] of WANTED.entries()) assertServed(again, wanted, CONTENTS[i]);
   assert.equal(second.stats.requests, 0);
+});
+
+test('chunks packed side by side, as v5 has them: what lies between those that are fetched together keeps its bytes', async () => {
+  let end = 0;
+  const packed = WANTED.map((wanted) => {
+    const uncompressedOffset = end;
+    end += wanted.bytes;
+    return { ...wanted, uncompressedOffset };
+  });
+  const info = { ...INFO, uncompressedSize: end };
+  const store = newStore();
+  const handle = open(store, freshDir(), info);
+  await store.fetch(handle.handle, [packed[1]]);
+  const chunks = [packed[0], packed[2], packed[3]];
+  const options = { threads: 1, mergingBytes: 0, bytesPerSecond: 0, workDir: null, planMs: 0, isWhole: true };
+  const prefetch = new Prefetch(
+    (stage) => (stage === 'soon' ? [{ handle: handle.handle, chunks }] : []),
+    (number, owner) => store.prefetchTarget(number, owner),
+    options,
+    SILENT,
+  );
+  await prefetch.ended;
+  for (const [i, wanted] of packed.entries()) assertServed(handle, wanted, CONTENTS[i]);
 });
 
 test('what one image says of a blob does not bind another', async () => {
