@@ -35,6 +35,19 @@ test('a fetch is answered with 0, or with the errno its failure stands for', asy
   }
 });
 
+test('a fetch that fails is an error in the log, unless its image was unmounted meanwhile', async () => {
+  const errors: string[] = [];
+  const log = { ...SILENT, error: (text: string) => void errors.push(text) };
+  for (const code of ['CLOSED', 'UNCACHED'] as const) {
+    const failing = () => Promise.reject(storageError(code, { blobId: 'b', path: 'p' }));
+    await new Promise((resolve) =>
+      new Fetcher(failing, resolve, log).fetch({ type: 'fetch', ticket: 9, blob: 1, chunks: [] }),
+    );
+  }
+  assert.equal(errors.length, 1);
+  assert.match(errors[0]!, /UNCACHED/);
+});
+
 test('syncs are answered with 0 or the errno', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'fetcher-'));
   const good = openSync(join(dir, 'file'), 'w');

@@ -3,7 +3,7 @@
  * thread pool. Every ticket is answered exactly once, whatever fails.
  */
 import { fdatasync, fsync } from 'node:fs';
-import { explain } from '../common/app-error.ts';
+import { codeOf, explain } from '../common/app-error.ts';
 import type { Logger } from '../common/log.ts';
 import { errnoOf } from '../storage/errors.ts';
 import type { WantedChunk } from '../storage/types.ts';
@@ -30,7 +30,10 @@ export class Fetcher {
       .then(
         () => answer(0),
         (error: unknown) => {
-          this.log.error(`fetch of ${request.chunks.length} chunks of blob ${request.blob} failed: ${explain(error)}`);
+          const line = `fetch of ${request.chunks.length} chunks of blob ${request.blob} failed: ${explain(error)}`;
+          // Its image was unmounted, which is what somebody wanted.
+          if (codeOf(error) === 'CLOSED') this.log.debug(line);
+          else this.log.error(line);
           answer(-errnoOf(error));
         },
       );
