@@ -27,18 +27,20 @@ const never = new Int32Array(new SharedArrayBuffer(4));
 /**
  * Prints all of `text` to stdout, at the pace of whoever reads it. A reader that has gone away (`nydusd --help | head`) is no
  * error.
+ * @returns false when nobody reads
  */
-export function print(text: string): void {
+export function print(text: string): boolean {
   const bytes = Buffer.from(text);
   for (let done = 0; done < bytes.length; ) {
     try {
       done += writeSync(1, bytes, done);
     } catch (error) {
       // Something in this process has looked at process.stdout: Node makes pipes non-blocking then.
-      if (codeOf(error) !== 'EAGAIN') return;
+      if (codeOf(error) !== 'EAGAIN') return false;
       Atomics.wait(never, 0, 0, FULL_PIPE_MS);
     }
   }
+  return true;
 }
 
 /** Prints `command: message` to stderr. */

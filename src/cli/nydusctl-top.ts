@@ -15,7 +15,8 @@ export interface TopOptions {
   /** A JSON object a line. */
   raw: boolean;
   isTerminal: boolean;
-  print: (text: string) => void;
+  /** False when nobody reads any more. */
+  print: (text: string) => boolean;
 }
 
 /** Counters of one mount at one moment. */
@@ -43,7 +44,7 @@ interface Rates {
   cached_ratio: number | null;
 }
 
-/** Runs until `count` intervals were shown. @throws RequestFailed when the daemon is gone */
+/** Runs until `count` intervals were shown, or nobody looks any more. @throws RequestFailed when the daemon is gone */
 export async function top(client: ApiClient, options: TopOptions): Promise<void> {
   let before = await sampleAll(client);
   let beforeAt = performance.now();
@@ -53,7 +54,7 @@ export async function top(client: ApiClient, options: TopOptions): Promise<void>
     const nowAt = performance.now();
     const seconds = (nowAt - beforeAt) / 1000;
     const rates = [...now].map(([path, sample]) => ratesOf(path, before.get(path) ?? sample, sample, seconds));
-    options.print(render(rates, options));
+    if (!options.print(render(rates, options))) return;
     before = now;
     beforeAt = nowAt;
   }

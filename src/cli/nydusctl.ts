@@ -190,7 +190,10 @@ async function metrics(client: ApiClient, args: Parsed<Options>): Promise<void> 
   for (let i = 0; i < count; i++) {
     await new Promise((resolve) => setTimeout(resolve, intervalMs));
     const now = await client.get(category.path);
-    print(args.values.raw ? `${JSON.stringify(now)}\n` : backendRates(before as never, now as never, intervalMs));
+    const isRead = print(
+      args.values.raw ? `${JSON.stringify(now)}\n` : backendRates(before as never, now as never, intervalMs),
+    );
+    if (!isRead) return;
     before = now;
   }
 }

@@ -137,6 +137,15 @@ describe('nydusctl', () => {
     for (const where of await bed.mounts()) await good('umount', '-m', where);
   });
 
+  test('what goes on for ever ends when its reader does', async () => {
+    await good(...bed.mountImage());
+    for (const what of ['top', 'metrics backend']) {
+      const command = `${OURS} -S ${bed.daemon.apisock} ${what} -I 1 | head -n 1`;
+      assert.equal((await run('sh', ['-c', command])).status, 0, what);
+    }
+    await good('umount', '-m', '/rafs/a/lowerdir');
+  });
+
   test('top: a screen on a terminal', async (t) => {
     const script = spawnSync('script', ['--version']);
     if (script.error !== undefined) return t.skip('script(1), which gives it a terminal, is not installed');
