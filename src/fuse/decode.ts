@@ -191,8 +191,10 @@ function readIn(request: Request, args: A.ReadArgs): void {
   args.flags = words[W + 8] as number;
 }
 
+/** The size is cut to what INIT agreed on and the guest has room for. */
 export function decodeRead(request: Request, args: A.ReadArgs): number {
   readIn(request, args);
+  if (args.size > request.replySpace) args.size = request.replySpace;
   return args.offset < 0 ? -errno.EINVAL : 0;
 }
 

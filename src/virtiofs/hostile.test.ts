@@ -4,11 +4,13 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { MAX_WRITE_BYTES } from '../fuse/init.ts';
 import { OPS } from '../fuse/opcodes.ts';
 import { errno } from '../sys/errno.ts';
 import { DESC, DESC_BYTES } from '../vhost/split.ts';
 import { DeviceRig } from './testing/device-rig.ts';
-import { FuseClient } from './testing/fuse-client.ts';
+import { FuseClient, readArgs } from './testing/fuse-client.ts';
+import { FILE_BYTES, patternAt } from './testing/park-fs.ts';
 
 const { NEXT, WRITE, INDIRECT } = DESC;
 const QUEUE_SIZE = 16;
@@ -224,6 +226,15 @@ test('a head made available twice while it is in flight breaks the ring, and is 
   assert.equal(ring.takeUsed(), -1);
   p.client.close();
   rig.waitParked(0);
+});
+
+test('a READ of more than INIT agreed on gets that much', () => {
+  const client = new FuseClient(rig.sock);
+  client.init();
+  const { body } = client.call('READ', readArgs(0n, 4096, FILE_BYTES), { nodeid: 2n, replyBytes: FILE_BYTES });
+  assert.equal(body.length, MAX_WRITE_BYTES);
+  assert.equal(body.at(-1), patternAt(4096 + MAX_WRITE_BYTES - 1));
+  client.close();
 });
 
 test('parked requests of the longest chains take bounded memory; what goes beyond is answered EBUSY', () => {

@@ -7,6 +7,7 @@
  * The payload of WRITE and the space of READ stay where they are: the session gets their raw addresses. A parked
  * request keeps guest-physical ranges only; they are translated again when it is answered.
  */
+import { MAX_WRITE_BYTES } from '../fuse/init.ts';
 import { OPS, OPS_BY_CODE } from '../fuse/opcodes.ts';
 import { PARKED_MAX } from '../fuse/park-table.ts';
 import { PARKED, REPLY_BODY_BYTES_MAX, REQUEST_BYTES_MAX, type Request } from '../fuse/request.ts';
@@ -21,6 +22,8 @@ import type { SplitRing } from '../vhost/split.ts';
 import { RING_FAULT, ringFaultText } from '../vhost/vring.ts';
 
 const WRITE_ARGS_END = IN_HEADER_BYTES + 40;
+/** What INIT agrees on counts for reads, too: one of 32 MiB would ask for 8,192 chunks of 4 KiB at a time. */
+const READ_BYTES_MAX = MAX_WRITE_BYTES;
 /** Below this a word loop beats the 220 ns of a native memcpy. */
 const COPY_LOOP_BYTES_MAX = 2048;
 /** Lines about bad chains per session: a hostile guest must not fill the log. */
@@ -136,7 +139,7 @@ export class VirtioPort implements Port {
         OUT_HEADER_BYTES,
         walker.writeTotal,
       );
-      request.replySpace = space;
+      request.replySpace = Math.min(space, READ_BYTES_MAX);
     } else request.data.clear();
     if (bytes > REQUEST_BYTES_MAX) bytes = 0; // longer than any request and than the private copy
     if (bytes > IN_HEADER_BYTES) this.copyIn(request, bytes, IN_HEADER_BYTES);
@@ -305,7 +308,7 @@ export class VirtioPort implements Port {
     this.rerunning = kept;
     const space = kept.total - OUT_HEADER_BYTES;
     const isRead = (request.memory.u32[IN_HEADER.OPCODE] as number) === OPS.READ.op;
-    request.replySpace = isRead || space < REPLY_BODY_BYTES_MAX ? space : REPLY_BODY_BYTES_MAX;
+    request.replySpace = Math.min(space, isRead ? READ_BYTES_MAX : REPLY_BODY_BYTES_MAX);
     if (isRead) request.data.set(this.addresses, kept.bytes, 0, count, OUT_HEADER_BYTES, kept.total);
     else request.data.clear();
     return true;

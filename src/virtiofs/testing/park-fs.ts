@@ -16,7 +16,7 @@ import { Refusing } from '../../vfs/refusing.ts';
 const BODY = Request.BODY_WORD;
 export const PARKING_FH = 1n;
 export const TWICE_FH = 2n;
-export const FILE_BYTES = 1024 * 1024;
+export const FILE_BYTES = 2 * 1024 * 1024;
 
 /** The byte every read shows at `offset`. */
 export function patternAt(offset: number): number {
