@@ -157,7 +157,8 @@ describe('bad configurations', () => {
   const texts: [string, string, RegExp][] = [
     ['empty', '', /CONFIG: configuration member .whole text.: empty/],
     ['binary', String.fromCharCode(...Array.from({ length: 400 }, (_, i) => i % 256)), /neither JSON .*nor TOML/s],
-    ['2 MiB', ' '.repeat(2 << 20), /longer than 1 MiB/],
+    ['2 MiB', 'x'.repeat(2 << 20), /nor TOML of at most 1 MiB/],
+    ['2 MiB of blanks', ' '.repeat(2 << 20), /empty/],
     ['a list', '[1]', /must be an object/],
     ['half of JSON', '{"device":', /neither JSON .*nor TOML/s],
     ['registry without repo', withBackend('registry', { host: 'h' }), /device\.backend\.config\.repo: is required/],
