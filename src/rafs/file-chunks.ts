@@ -12,7 +12,7 @@ import type { Geometry } from './geometry.ts';
 import { ChunkRecord, EntryRecord, HOLE, InodeRecord, type Metadata } from './metadata.ts';
 import { isDots, Nodes } from './nodes.ts';
 import { PageCache } from './page-cache.ts';
-import { NID_UNIT_BYTES } from './v6/inode-layout.ts';
+import { CHUNK_INDEX_BYTES, DIRENT_BYTES, NID_UNIT_BYTES } from './v6/inode-layout.ts';
 
 /** Lists are gone through once: a small cache serves. */
 const CACHE_BYTES = 512 * 1024;
@@ -95,8 +95,8 @@ export class FileChunks {
   }
 
   /**
-   * Chunks of a file, or of every file below a directory, each directory entered once; `null` now and then where there
-   * are none, so that callers can pause.
+   * Chunks of a file, or of every file below a directory, each once; `null` now and then where there are none, so that
+   * callers can pause. No more come than the bootstrap has room for, though files of a hostile one share their lists.
    */
   *below(node: number, spans: readonly Span[] = WHOLE): Generator<FileChunk | null> {
     const top = this.load(node);
@@ -105,9 +105,13 @@ export class FileChunks {
       yield* this.chunksOf(top, spans);
       return;
     }
+    let left = Math.floor(this.metadata.fileBytes / CHUNK_INDEX_BYTES);
     for (const { inode } of this.walk(top)) {
       yield null;
-      yield* this.chunksOf(inode, spans);
+      for (const chunk of this.chunksOf(inode, spans)) {
+        if (left-- === 0) return;
+        yield chunk;
+      }
     }
   }
 
@@ -128,9 +132,10 @@ export class FileChunks {
     }
   }
 
-  /** Everything below a directory, each directory entered once. */
+  /** Everything below a directory, each inode once; ends where more names come than the bootstrap has room for. */
   private *walk(top: InodeRecord): Generator<{ inode: InodeRecord; path: () => string | null }> {
-    const entered = new Uint8Array(Math.ceil(this.metadata.fileBytes / NID_UNIT_BYTES / 8));
+    const met = new Uint8Array(Math.ceil(this.metadata.fileBytes / NID_UNIT_BYTES / 8));
+    let left = Math.floor(this.metadata.fileBytes / (DIRENT_BYTES + 1));
     const stack = [{ dir: top, cookie: 0, name: Buffer.alloc(0) }];
     const entry = new EntryRecord();
     for (let at = stack.at(-1); at !== undefined; at = stack.at(-1)) {
@@ -139,18 +144,19 @@ export class FileChunks {
         stack.pop();
         continue;
       }
+      if (left-- === 0) return;
       at.cookie = entry.nextCookie;
       const names = this.metadata.nameBytes;
       if (isDots(names, entry.nameAt, entry.nameBytes)) continue;
       const name = Buffer.from(names.subarray(entry.nameAt, entry.nameAt + entry.nameBytes));
       const inode = new InodeRecord();
       if (this.nodes.loadChild(at.dir, entry, names, inode) < 0) continue;
+      const bit = 1 << (inode.node & 7);
+      if (((met[inode.node >>> 3] ?? bit) & bit) !== 0) continue;
+      met[inode.node >>> 3] |= bit;
       const above = stack.length;
       yield { inode, path: () => textOf([...stack.slice(1, above).map((level) => level.name), name]) };
-      if (typeOf(inode) !== S.IFDIR) continue;
-      const bit = 1 << (inode.node & 7);
-      if (((entered[inode.node >>> 3] ?? bit) & bit) !== 0 || stack.length === DEPTH_MAX) continue;
-      entered[inode.node >>> 3] |= bit;
+      if (typeOf(inode) !== S.IFDIR || stack.length === DEPTH_MAX) continue;
       stack.push({ dir: inode, cookie: 0, name });
     }
   }
