@@ -52,8 +52,8 @@ export interface FetchRange {
 export const BEFORE_BYTES_MAX = 512 << 10;
 /** Gaps up to this are read over: at 100 MB/s as dear as 0.6 ms, and a request costs a round trip. */
 export const GAP_BYTES_MAX = 64 << 10;
-/** Between small files of a tar lie its headers: less than what a request costs in headers of its own. */
-export const HEADER_GAP_BYTES = 2 << 10;
+/** Between small files of a tar lie headers, of links and empty files too: at 100 MB/s 80 µs, a request costs a round trip. */
+export const HEADER_GAP_BYTES = 8 << 10;
 /** A request ends here, so that its first chunk is not kept waiting by its last; one chunk may be longer. */
 export const RANGE_BYTES_MAX = 2 << 20;
 /** Members of one unit looked for on each side of a wanted one: 16 MiB of chunks of 4 KiB. */
