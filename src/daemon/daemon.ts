@@ -100,7 +100,8 @@ export class Daemon {
         gone: options.onDeviceGone,
       },
     );
-    this.mounts = new Mounts(this.device, this.images);
+    const { transport } = options;
+    this.mounts = new Mounts(this.device, this.images, transport.kind === 'fuse' ? transport.mountpoint : null);
   }
 
   /** Resolves when the vhost-user socket listens or the file system is mounted. @throws AppError TRANSPORT */

@@ -97,6 +97,8 @@ export class Mounts {
   constructor(
     private readonly device: MountDevice,
     private readonly images: Images,
+    /** Where the kernel has what the device thread serves; null for a VMM. */
+    private readonly mountpoint: string | null = null,
   ) {}
 
   /** Mounts in the order they were made. */
@@ -205,9 +207,21 @@ export class Mounts {
   private async answering(path: string, { fsType, source, config }: MountRequest): Promise<void> {
     try {
       await (fsType === RAFS_NAME ? this.images.demandAnswers(source, config) : demandAnswer(source));
+      await this.demandForeign(source);
     } catch (error) {
       throw failed(path, source, error);
     }
+  }
+
+  /** Behind a source on its own mount the device thread would wait for itself, and everybody else with it. */
+  private async demandForeign(source: string): Promise<void> {
+    if (this.mountpoint === null) return;
+    const deviceOf = (path: string) =>
+      stat(path)
+        .then(({ dev }) => dev)
+        .catch(() => null);
+    const [own, other] = await Promise.all([deviceOf(this.mountpoint), deviceOf(source)]);
+    if (own !== null && own === other) throw new Error(`it lies on ${this.mountpoint}, which this daemon serves`);
   }
 
   private inTurn<T>(work: () => Promise<T>): Promise<T> {

@@ -204,6 +204,18 @@ test('SIGTERM unmounts although a file is open there', async () => {
   fs.closeSync(fd);
 });
 
+test('a source on its own mount point is refused: the device thread would wait for itself', async () => {
+  const share = path.join(ROOT, 'share3');
+  fs.mkdirSync(share);
+  const served = await mounted(['--shared-dir', share]);
+  const body = { fs_type: 'passthrough_fs', source: served.mountpoint, config: '' };
+  const { status, text } = await served.daemon.mount('/loop', body);
+  assert.equal(status, 500);
+  assert.match(text, /it lies on \S+, which this daemon serves/);
+  assert.equal((await served.daemon.get('/healthz')).status, 200);
+  await ends(served);
+});
+
 test('a reader that waits for a dead registry can be interrupted', async () => {
   const server = await FaultServer.start(BLOBS);
   const cache = fs.mkdtempSync(path.join(ROOT, 'cache-dead-'));
