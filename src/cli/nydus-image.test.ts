@@ -167,6 +167,7 @@ describe('create, refused', () => {
     [['', '-D', 'OUT'], 1, /SOURCE: is empty/],
     [['SRC/none', '-D', 'OUT'], 1, /source.*none.*ENOENT/],
     [['SRC', '-D', 'OUT/none'], 1, /cannot write .*ENOENT/],
+    [['SRC', '-D', 'OUT', '-B', 'OUT/none/boot'], 1, /cannot write .*none.boot: ENOENT/],
   ];
   for (const [args, status, says] of cases) {
     test(args.join(' ') || 'nothing', () => {

@@ -6,7 +6,7 @@ import { type BlobSettings, BlobWriter } from './blob-writer.ts';
 import { BootstrapWriter } from './bootstrap-writer.ts';
 import { Chunker } from './chunker.ts';
 import { CompressPipe } from './compress-pipe.ts';
-import { OutputFile, type Place } from './output.ts';
+import { checkPlace, OutputFile, type Place } from './output.ts';
 import { dataOrder, namedNodes, type PrefetchPolicy } from './prefetch.ts';
 import type { ByteText, ImageSource } from './source.ts';
 import { type Tree, TreeBuilder, type TreeNode, type TreeRules } from './tree.ts';
@@ -37,6 +37,7 @@ export interface BuildResult {
 
 /** @throws AppError of `errors.ts`; nothing is left behind then except a given output path */
 export async function buildImage(source: ImageSource, options: BuildOptions): Promise<BuildResult> {
+  if (!options.inlineMeta) checkPlace(options.bootstrap);
   const out = new OutputFile(options.blob);
   const writer = new BlobWriter(out, options);
   const pipe = new CompressPipe(

@@ -3,8 +3,9 @@
  * gathered, because a 50,000-file tree has as many chunks of a few hundred bytes.
  */
 import { createHash, type Hash } from 'node:crypto';
-import { closeSync, openSync, renameSync, unlinkSync, writeSync } from 'node:fs';
-import { join } from 'node:path';
+import { accessSync, closeSync, constants, openSync, renameSync, unlinkSync, writeSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { codeOf } from '../common/app-error.ts';
 import { imageError } from './errors.ts';
 
 const GATHER_BYTES = 1 << 20;
@@ -13,6 +14,16 @@ const DIRECT_BYTES_MIN = 1 << 16;
 
 /** Where an output goes: a given path, or a directory in which it is named by its content (or a given name). */
 export type Place = { path: string } | { dir: string };
+
+/** Tells before a long build, not behind it, that the directory of an output is not there. @throws AppError OUTPUT */
+export function checkPlace(place: Place): void {
+  const [path, dir] = 'path' in place ? [place.path, dirname(place.path)] : [place.dir, place.dir];
+  try {
+    accessSync(`${dir}/`, constants.X_OK);
+  } catch (error) {
+    throw imageError('OUTPUT', { path, why: codeOf(error) }, error);
+  }
+}
 
 export class OutputFile {
   /** Bytes written so far. */
@@ -96,11 +107,7 @@ export class OutputFile {
     try {
       return run();
     } catch (error) {
-      throw imageError(
-        'OUTPUT',
-        { path: this.#path, why: (error as NodeJS.ErrnoException).code ?? String(error) },
-        error,
-      );
+      throw imageError('OUTPUT', { path: this.#path, why: codeOf(error) }, error);
     }
   }
 }
