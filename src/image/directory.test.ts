@@ -123,6 +123,14 @@ test('errors name the path on the host', () => {
   assert.throws(() => new DirectorySource(dir).open('/link', 1), { code: 'SOURCE', message: /ELOOP/ });
 });
 
+test('a path that is longer than system calls take is named', () => {
+  const root = dir + '/.'.repeat((4091 - dir.length) / 2);
+  assert.throws(() => [...new DirectorySource(root).entries()], {
+    code: 'SOURCE',
+    message: /again failed: ENAMETOOLONG/,
+  });
+});
+
 test('a link to a directory may be the source', () => {
   symlinkSync(join(dir, 'sub'), join(dir, 'link', '..', 'sub-link'));
   const [root, file] = [...new DirectorySource(join(dir, 'sub-link')).entries()];

@@ -77,6 +77,8 @@ export class DirectorySource implements ImageSource {
 
   /** @param nameBytes how much of the path's end is its name below `dirFd` */
   #entry(path: ByteText, dirFd: number, nameBytes: number): SourceEntry {
+    // Calls below a descriptor would take it, those by path that follow do not.
+    if (this.#root.length + path.length >= PATH_AREA_BYTES) this.#check(path, 'statx', -errno.ENAMETOOLONG);
     const hostPath = this.#text.putText(0, bytesOf(this.#root + path));
     const nameAddress = hostPath + this.#root.length + path.length - nameBytes;
     const mask = STATX_MASK.BASIC_STATS;
