@@ -9,6 +9,7 @@ import type { BlobReads } from './blob.ts';
 import type { BackendConfig } from './config/config.ts';
 import { keyOf } from './config/config-key.ts';
 import { Gate, type Rank } from './gate.ts';
+import { PhaseTimer } from './http/http.ts';
 import { type RetryPolicy, retryAfterMs, withRetry } from './retry.ts';
 import { BackendReads, type StoreStats } from './stats.ts';
 import { metaObjectId } from './tables/blob-info-rules.ts';
@@ -129,8 +130,38 @@ export class SharedBackends {
 
   /** For prefetch, whose ranges come again in another pass. */
   private readerOnce(blobId: string, shared: SharedBackend, rank: Rank): ReadRange {
+    const read = (offset: number, bytes: number, signal: AbortSignal, sink?: Sink) =>
+      this.readOnce(blobId, shared, { offset, bytes, sink }, signal);
     return (offset, bytes, signal, sink) =>
-      shared.gate.run(signal, () => this.readOnce(blobId, shared, { offset, bytes, sink }, signal), rank);
+      shared.gate.run(signal, () => this.whileItComes(read, offset, bytes, signal, sink), rank);
+  }
+
+  /** Readers wait for what is fetched ahead, too: ends it when nothing comes for as long as they would, whatever time-outs are set. */
+  private async whileItComes(read: ReadRange, ...asked: Parameters<ReadRange>): Promise<Buffer> {
+    const [offset, bytes, signal, sink] = asked;
+    const { deadlineMs } = this.policy;
+    const ending = new AbortController();
+    const timer = new PhaseTimer(`${bytes} bytes at ${offset}`, (error) => ending.abort(error));
+    const abort = () => ending.abort(signal.reason);
+    const arrived = (into: Sink, count: number) => {
+      const held = into.arrived(count);
+      if (held === undefined) timer.goesOn();
+      else timer.stop();
+      return held?.then(() => {
+        if (!isOver) timer.start('body', deadlineMs);
+      });
+    };
+    let isOver = false;
+    timer.start('body', deadlineMs);
+    signal.addEventListener('abort', abort, { once: true });
+    try {
+      const watched = sink && { buffer: sink.buffer, arrived: (count: number) => arrived(sink, count) };
+      return await read(offset, bytes, ending.signal, watched);
+    } finally {
+      isOver = true;
+      timer.stop();
+      signal.removeEventListener('abort', abort);
+    }
   }
 
   /** One request, counted. */

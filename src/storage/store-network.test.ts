@@ -6,8 +6,9 @@ import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Logger, SILENT } from '../common/log.ts';
 import { assertCached, freshDir, httpConfig, localConfig, startBlobServer } from './cache/cache.testing.ts';
-import { parseConfig } from './config/config.ts';
+import { type BackendConfig, parseConfig } from './config/config.ts';
 import { blobBytes, blobTable, chunkDigests, expectedChunks, makeBlob, wantAll } from './fixtures.testing.ts';
+import { Prefetch } from './prefetch/prefetch.ts';
 import { registryMissing, startRegistry } from './registry.testing.ts';
 import { DEMAND_POLICY } from './retry.ts';
 import { HOST_REQUESTS_MAX } from './shared-backends.ts';
@@ -101,6 +102,39 @@ test('32 reads on a registry that swallows requests all fail within the deadline
   await store.close();
   server.close();
 });
+
+for (const first of ['the chunk table', 'prefetch']) {
+  test(`time-outs are off, and what was asked for ahead never comes (${first}): its readers ask for themselves`, async () => {
+    const server = await startBlobServer(new Map([[INFO.id, blobBytes(INFO.id)]]));
+    const store = new BlobStore(SILENT, { ...DEMAND_POLICY, deadlineMs: 500 });
+    const config = httpConfig(freshDir(), server.url, 'blobs', { amplify_io: 0 });
+    config.backend = { ...config.backend, timeoutMs: 0, connectTimeoutMs: 0 } as BackendConfig;
+    const { handle } = store.openBlob(INFO, () => null, config);
+    const hangOnce = () => {
+      server.onRequest = () => {
+        server.onRequest = (send) => send();
+      };
+    };
+    if (first === 'prefetch') {
+      await store.fetch(handle, wantAll(CHUNKS.slice(-1)));
+      hangOnce();
+      const chunks = wantAll(CHUNKS.slice(0, 2));
+      const prefetch = new Prefetch(
+        (stage) => (stage === 'soon' ? [{ handle, chunks }] : []),
+        (number, owner) => store.prefetchTarget(number, owner),
+        { threads: 1, mergingBytes: 0, bytesPerSecond: 0, workDir: null, planMs: 60_000, isWhole: false },
+        SILENT,
+      );
+      await prefetch.planned;
+    } else {
+      hangOnce();
+      store.prepare(handle);
+    }
+    await store.fetch(handle, wantAll(CHUNKS.slice(0, 2)));
+    await store.close();
+    server.close();
+  });
+}
 
 test('the budget of requests belongs to the host: mounts with configurations of their own share it', async () => {
   const ids = Array.from({ length: 4 }, (_, i) => `${i}`.repeat(64));
