@@ -15,6 +15,7 @@ import { S } from '../fuse/flags.ts';
 import { newSpillHandle } from '../storage/cache/spill-bits.ts';
 import { newPlaces } from '../storage/chunk-places.ts';
 import type { BlobHandle } from '../storage/types.ts';
+import { FileChunks } from './file-chunks.ts';
 import { Rafs } from './file-system.ts';
 import { Guest } from './guest.testing.ts';
 import { ROOT_LOCAL } from './nodes.ts';
@@ -56,6 +57,7 @@ export function mutateSuite(name: string, bytes: Buffer, mutations: readonly Mut
           try {
             seen[serve(path, cache, seed % 2 === 0)]++;
             walk(path);
+            prefetch(path);
           } catch (error) {
             throw new Error(`seed ${seed}`, { cause: error });
           }
@@ -177,4 +179,20 @@ function walk(path: string): void {
   } finally {
     walker?.close();
   }
+}
+
+/** What a prefetch goes through: it ends by itself, and what cannot be read is no error. */
+function prefetch(path: string): void {
+  let image: ReturnType<typeof openImage>;
+  try {
+    image = openImage(path);
+  } catch {
+    return;
+  }
+  const files = FileChunks.open(image.fd, path, image.geometry, image.blobs);
+  for (const node of [files.root, ...image.prefetchNodes().slice(0, 5)]) for (const _ of files.below(node));
+  for (const _ of files.pathsOf(new Set([1, 130, 200, 2 ** 32 - 1])));
+  files.close();
+  closeSync(image.fd);
+  image.close();
 }
