@@ -3,6 +3,7 @@
  * the kernel grants a write lease only on files nobody else has open. While the leases are held nobody can open them.
  */
 import { closeSync, constants } from 'node:fs';
+import { codeOf } from '../../common/app-error.ts';
 import { takeLease } from '../../sys/lease.ts';
 import { tryLock } from '../../sys/lock.ts';
 import { BLOB_FILES, type BlobFile, CHUNK_FILES, cacheFile, openIfThere, unlinkIfThere } from './cache-names.ts';
@@ -49,6 +50,10 @@ export function withUnused(paths: readonly string[], use: () => void): boolean {
     }
     use();
     return true;
+  } catch (error) {
+    // A symbolic link is somebody's own arrangement; what it stands for is not ours to judge, nor a reason to stop here.
+    if (codeOf(error) === 'ELOOP') return false;
+    throw error;
   } finally {
     // Closing gives the leases back.
     for (const fd of held) closeSync(fd);

@@ -1,6 +1,15 @@
 /** A cache directory within its limits: the longest unused blobs go, none that is open, and no read fails. */
 import assert from 'node:assert/strict';
-import { closeSync, existsSync, openSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -142,6 +151,16 @@ describe('eviction', () => {
       assert.deepEqual(filesOf(workDir, ids[0]), []);
     });
   }
+
+  test('a blob whose data is a symbolic link is passed over; those behind it go', async () => {
+    const { workDir, ids } = await filled();
+    const data = join(workDir, `${ids[0]}.blob.data`);
+    renameSync(data, join(workDir, 'elsewhere'));
+    symlinkSync('elsewhere', data);
+    const freed = await makeRoom(workDir, quotaOf(1), await readCacheDir(workDir));
+    assert.deepEqual(freed.blobIds.sort(), ids.slice(1).sort());
+    assert.ok(existsSync(join(workDir, 'elsewhere')));
+  });
 
   test('a blob that was evicted is fetched again when it is opened', async () => {
     const { workDir, dir, blobs, chunksOf } = await filled();
