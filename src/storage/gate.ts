@@ -23,6 +23,7 @@ const newSide = (): Side => ({ holders: 0, waiting: new Set() });
 export class Gate {
   private readonly sides: Record<Rank, Side> = { demand: newSide(), soon: newSide(), behind: newSide() };
   private quietSinceMs = -QUIET_MS;
+  private workedAtMs = Number.NEGATIVE_INFINITY;
   private restEndsMs = 0;
   private resting: NodeJS.Timeout | null = null;
 
@@ -36,12 +37,19 @@ export class Gate {
   async run<T>(signal: AbortSignal, work: () => Promise<T>, rank: Rank = 'demand'): Promise<T> {
     await this.enter(rank, signal);
     try {
-      return await work();
+      const got = await work();
+      this.workedAtMs = performance.now();
+      return got;
     } finally {
       this.sides[rank].holders--;
       if (rank === 'demand') this.quietSinceMs = performance.now();
       this.wakeNext();
     }
+  }
+
+  /** True when work of anybody ended well within the last `ms`: who queues waits for others, not for a dead host. */
+  hasWorked(ms: number): boolean {
+    return performance.now() - this.workedAtMs < ms;
   }
 
   /** The host wants to be left alone (Retry-After): nobody enters for `ms`; those inside finish. */

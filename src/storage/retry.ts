@@ -45,6 +45,9 @@ class OutOfTime extends Error {
 /** Part of a reader's time that is much for one request. */
 const SLOW_SHARE = 0.25;
 
+/** Deadlines that follow the first one at most: a minute altogether, half of what guest kernels report as a hang. */
+const EXTENSIONS_MAX = 3;
+
 /** True when a reader's time ran out, and that over a request begun at `startedMs` (performance.now()), not just before it. */
 export function wasTooSlow(signal: AbortSignal, startedMs: number): boolean {
   const reason: unknown = signal.reason;
@@ -55,6 +58,7 @@ export function wasTooSlow(signal: AbortSignal, startedMs: number): boolean {
  * Runs `attempt` until it succeeds, fails for good, or the policy ends.
  * @param what names the work in the DEADLINE error
  * @param signal ends everything at once (blob closed); its reason is thrown
+ * @param isQueued asked when time has run out: true = it went by in a queue that moves, and as much is given once more
  * @throws the last error when it is not retryable or was the last one, DEADLINE when time ran out
  */
 export async function withRetry<T>(
@@ -62,11 +66,17 @@ export async function withRetry<T>(
   what: string,
   signal: AbortSignal,
   attempt: (signal: AbortSignal) => Promise<T>,
+  isQueued: () => boolean = () => false,
 ): Promise<T> {
   // Not AbortSignal.any: on Node 20 a signal as long-lived as `signal` collects an entry for every combination made.
   const deadline = new AbortController();
   const abort = () => deadline.abort(signal.reason);
-  const timer = setTimeout(() => deadline.abort(new OutOfTime(policy.deadlineMs)), policy.deadlineMs);
+  let extensions = 0;
+  const expire = () => {
+    if (extensions++ < EXTENSIONS_MAX && isQueued()) timer = setTimeout(expire, policy.deadlineMs);
+    else deadline.abort(new OutOfTime(policy.deadlineMs));
+  };
+  let timer = setTimeout(expire, policy.deadlineMs);
   signal.addEventListener('abort', abort, { once: true });
   try {
     signal.throwIfAborted();

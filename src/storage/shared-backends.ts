@@ -106,15 +106,20 @@ export class SharedBackends {
     return (offset, bytes, signal, sink) => {
       // What a failed attempt has brought is not asked for again.
       let done = 0;
+      // A reader behind many others on a slow line must not fail for that.
+      let enteredMs = Number.POSITIVE_INFINITY;
+      const isQueued = () =>
+        performance.now() - enteredMs < policy.deadlineMs / 2 && shared.gate.hasWorked(policy.deadlineMs / 3);
       const what = `${bytes} bytes at ${offset} of blob ${blobId} from ${hostOf(shared.config)}`;
-      return withRetry(policy, what, signal, (attemptSignal) =>
+      const attempt = (attemptSignal: AbortSignal) =>
         shared.gate.run(attemptSignal, () => {
+          enteredMs = Math.min(enteredMs, performance.now());
           // A body that went on behind its end.
           if (done >= bytes) done = 0;
           const rest = { offset: offset + done, bytes: bytes - done, sink: sink && restOf(sink, done) };
           return this.readOnce(blobId, shared, rest, attemptSignal);
-        }),
-      );
+        });
+      return withRetry(policy, what, signal, attempt, isQueued);
 
       function restOf(whole: Sink, from: number): Sink {
         return {

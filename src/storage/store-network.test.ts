@@ -136,6 +136,23 @@ for (const first of ['the chunk table', 'prefetch']) {
   });
 }
 
+test('more readers than a slow server serves within one deadline: none fails while it answers', async () => {
+  const made = makeBlob(
+    Array.from({ length: 400 }, (_, i) => Buffer.alloc(4096, i + 1)),
+    { compressor: 'none', crc: true },
+  );
+  const server = await startBlobServer(new Map([[made.info.id, made.file]]));
+  server.onRequest = (send) => void setTimeout(send, 150);
+  const store = new BlobStore(SILENT, { ...DEMAND_POLICY, deadlineMs: 2000 });
+  const config = httpConfig(freshDir(), server.url, 'blobs', { amplify_io: 0 });
+  const { handle } = store.openBlob(made.info, made.digests, config);
+  // Every other one, so that each is a request.
+  const chunks = wantAll(expectedChunks(made.info, made.file)).filter((_, i) => i % 2 === 0);
+  await Promise.all(chunks.map((chunk) => store.fetch(handle, [chunk])));
+  await store.close();
+  server.close();
+});
+
 test('the budget of requests belongs to the host: mounts with configurations of their own share it', async () => {
   const ids = Array.from({ length: 4 }, (_, i) => `${i}`.repeat(64));
   const server = await startBlobServer(new Map(ids.map((id) => [id, blobBytes(INFO.id)])));
