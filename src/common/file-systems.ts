@@ -69,7 +69,8 @@ export async function askInTime<T>(
   return within(limitMs, late, answer);
 }
 
-async function within<T>(limitMs: number, late: () => Error, answer: Promise<T>): Promise<T> {
+/** `answer`, or a rejection with `late()` when it has not settled after `limitMs`. */
+export async function within<T>(limitMs: number, late: () => Error, answer: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const end = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(late()), limitMs);

@@ -76,6 +76,8 @@ export class Daemon {
   /** The successor gets the mount: the end of this process does not unmount. */
   private leavesMount = false;
   private stopped: Promise<void> | null = null;
+  /** A sign of life that somebody has waited for in vain: until it comes no other is asked for, a stuck thread would keep them. */
+  private overdue: Promise<boolean> | null = null;
 
   /** Starts the device thread at once; `ready` tells how that went. */
   constructor(private readonly options: DaemonOptions) {
@@ -109,8 +111,9 @@ export class Daemon {
     return this.device.ready;
   }
 
-  /** Both sockets are bound and the initial mount is made. */
+  /** Both sockets are bound and the initial mount is made. Nothing is said any more when the end has begun meanwhile. */
   run(): void {
+    if (this.state === 'STOPPED') return;
     this.state = 'RUNNING';
     this.options.onRunning();
   }
@@ -137,7 +140,7 @@ export class Daemon {
       const { restore } = await import('./failover/hand-over.ts');
       await this.ready;
       await restore(parts);
-      this.state = 'READY';
+      if (this.state === 'INIT') this.state = 'READY';
     });
   }
 
@@ -235,16 +238,24 @@ export class Daemon {
   /** Asks the device thread for a sign of life; false when none came within `waitMs`. */
   async answers(waitMs: number): Promise<boolean> {
     let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<boolean>((resolve) => {
-      timer = setTimeout(() => resolve(false), waitMs);
+    const late = new Promise<'late'>((resolve) => {
+      timer = setTimeout(() => resolve('late'), waitMs);
     });
-    const answered = this.device.ping().then(
+    const answered = this.overdue ?? this.ping();
+    const result = await Promise.race([answered, late]);
+    clearTimeout(timer);
+    if (result !== 'late') return result;
+    this.overdue ??= answered.finally(() => {
+      this.overdue = null;
+    });
+    return false;
+  }
+
+  private ping(): Promise<boolean> {
+    return this.device.ping().then(
       () => true,
       () => false,
     );
-    const result = await Promise.race([answered, late]);
-    clearTimeout(timer);
-    return result;
   }
 
   /** Stops the device thread: resolves when it has closed its sockets and left the kernel mount. */

@@ -12,8 +12,8 @@ import { eventfd, notify } from '../sys/wait.ts';
 import type { DeviceThreadData, FromDevice, MemberSpec, SavedDevice, ToDevice } from '../virtiofs/control.ts';
 import { daemonError } from './errors.ts';
 
-/** A mount that the device thread has not answered by then never will be: it is stuck, and the client has 30 s. */
-const ANSWER_MS_MAX = 20_000;
+/** Who has no answer by then is told that the thread is stuck: clients have 30 s. */
+export const ANSWER_MS_MAX = 20_000;
 
 type Fetch = Extract<FromDevice, { type: 'fetch' }>;
 type Io = Extract<FromDevice, { type: 'io' }>;
@@ -46,8 +46,12 @@ type SavedAnswer = NonNullable<Extract<FromDevice, { type: 'answer' }>['saved']>
 interface Waiter {
   resolve(answer: DeviceAnswer): void;
   reject(error: unknown): void;
-  timer: NodeJS.Timeout;
+  timer: NodeJS.Timeout | null;
 }
+
+/** The thread is stuck. */
+export const noAnswer = (waitedMs: number) =>
+  daemonError('DEVICE_GONE', { reason: `none within ${waitedMs / 1000} s` });
 
 export class Device {
   /** Resolves when the socket listens or the directory is mounted; rejects with TRANSPORT when that cannot be. */
@@ -88,16 +92,19 @@ export class Device {
     this.ready.catch(() => {});
   }
 
+  // Changes: a thread that is stuck makes them when it goes on, and has what belongs to them until it has said how they
+  // ended. So their answers are waited for without a limit.
+
   mount(path: string, member: MemberSpec, files: SharedArrayBuffer | null): Promise<DeviceAnswer> {
-    return this.ask((id) => ({ type: 'mount', id, path, member, files }));
+    return this.ask((id) => ({ type: 'mount', id, path, member, files }), null);
   }
 
   remount(path: string, member: MemberSpec, files: SharedArrayBuffer | null): Promise<DeviceAnswer> {
-    return this.ask((id) => ({ type: 'remount', id, path, member, files }));
+    return this.ask((id) => ({ type: 'remount', id, path, member, files }), null);
   }
 
   umount(path: string): Promise<DeviceAnswer> {
-    return this.ask((id) => ({ type: 'umount', id, path }));
+    return this.ask((id) => ({ type: 'umount', id, path }), null);
   }
 
   /** Resolves when the thread's loop has come round. @throws AppError DEVICE_GONE */
@@ -114,7 +121,7 @@ export class Device {
 
   /** Goes on with what a predecessor saved; owns `fd` and the bootstraps afterwards. @throws AppError DEVICE */
   restore(fd: number, saved: SavedDevice, files: (SharedArrayBuffer | null)[]): Promise<DeviceAnswer> {
-    return this.ask((id) => ({ type: 'restore', id, fd, saved, files }));
+    return this.ask((id) => ({ type: 'restore', id, fd, saved, files }), null);
   }
 
   /** Serves what was restored. */
@@ -134,15 +141,16 @@ export class Device {
     notify(this.wakeFd);
   }
 
-  private ask(build: (id: number) => ToDevice): Promise<DeviceAnswer> {
+  /** @param limitMs null: as long as the thread lives */
+  private ask(build: (id: number) => ToDevice, limitMs: number | null = ANSWER_MS_MAX): Promise<DeviceAnswer> {
     if (this.dead) return Promise.reject(daemonError('DEVICE_GONE', { reason: 'it ended earlier' }));
     const id = ++this.lastId;
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
+      const late = () => {
         this.waiters.delete(id);
-        reject(daemonError('DEVICE_GONE', { reason: `none within ${ANSWER_MS_MAX / 1000} s` }));
-      }, ANSWER_MS_MAX);
-      this.waiters.set(id, { resolve, reject, timer });
+        reject(noAnswer(ANSWER_MS_MAX));
+      };
+      this.waiters.set(id, { resolve, reject, timer: limitMs === null ? null : setTimeout(late, limitMs) });
       this.post(build(id));
     });
   }
@@ -177,7 +185,7 @@ export class Device {
     const waiter = this.waiters.get(message.id);
     if (waiter === undefined) return;
     this.waiters.delete(message.id);
-    clearTimeout(waiter.timer);
+    clearTimeout(waiter.timer ?? undefined);
     const { blobs = [], member = 0, saved } = message;
     if (message.error === null) waiter.resolve({ blobs, member, saved });
     else waiter.reject(daemonError('DEVICE', { errno: message.error.errno, text: message.error.message }));
@@ -187,7 +195,7 @@ export class Device {
     if (this.dead) return;
     this.dead = true;
     for (const waiter of this.waiters.values()) {
-      clearTimeout(waiter.timer);
+      clearTimeout(waiter.timer ?? undefined);
       waiter.reject(daemonError('DEVICE_GONE', { reason }));
     }
     this.waiters.clear();

@@ -27,6 +27,8 @@ class FakeDevice implements MountDevice {
   busy = 0;
   mostBusy = 0;
   fail = false;
+  /** A thread that is stuck answers when this settles. */
+  stuck: Promise<void> | null = null;
 
   mount(path: string, _member: MemberSpec): Promise<DeviceAnswer> {
     return this.answer(`mount ${path}`);
@@ -40,7 +42,7 @@ class FakeDevice implements MountDevice {
   private async answer(call: string): Promise<DeviceAnswer> {
     this.calls.push(call);
     this.mostBusy = Math.max(this.mostBusy, ++this.busy);
-    await sleep(2);
+    await (this.stuck ?? sleep(2));
     this.busy--;
     if (this.fail) throw new Error('the device said no');
     return { blobs: [7], member: 1 };
@@ -164,5 +166,50 @@ describe('Mounts', () => {
     assert.equal(await code(mounts.remount('/a', share)), 'MOUNT_NOT_RAFS');
     await mounts.umount('/a');
     assert.deepEqual(images.released, [7, 7]);
+  });
+
+  describe('a device thread that is stuck longer than clients wait', () => {
+    let goOn = () => {};
+    beforeEach(() => {
+      mounts = new Mounts(device, images, null, 20);
+    });
+    const getStuck = () => {
+      device.stuck = new Promise((resolve) => {
+        goOn = resolve;
+      });
+    };
+    const settled = async () => {
+      device.stuck = null;
+      goOn();
+      await sleep(20);
+    };
+
+    test('what it mounts then is unmounted; what it refuses then is given back, and not before', async () => {
+      for (const refuses of [false, true]) {
+        getStuck();
+        await assert.rejects(
+          mounts.mount('/a', image),
+          /cannot mount \/boot at \/a: .*no answer from the device thread/,
+        );
+        assert.equal(images.abandoned, 0, 'it may have the bootstrap open any moment');
+        device.fail = refuses;
+        await settled();
+        assert.deepEqual([paths(), images.abandoned], [[], refuses ? 1 : 0]);
+      }
+      assert.deepEqual(device.calls, ['mount /a', 'umount /a', 'mount /a']);
+    });
+
+    test('what it replaces or unmounts then is entered', async () => {
+      await mounts.mount('/a', image);
+      getStuck();
+      await assert.rejects(mounts.remount('/a', { ...image, source: '/boot2' }), /no answer from the device thread/);
+      assert.equal(mounts.get('/a')?.source, '/boot');
+      await settled();
+      assert.deepEqual([mounts.get('/a')?.source, images.abandoned, images.endingCount], ['/boot2', 0, 1]);
+      getStuck();
+      assert.equal(await code(mounts.umount('/a')), 'DEVICE_GONE');
+      await settled();
+      assert.deepEqual(paths(), []);
+    });
   });
 });

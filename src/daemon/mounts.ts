@@ -7,10 +7,10 @@
 import { stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { AppError, explain } from '../common/app-error.ts';
-import { demandAnswer } from '../common/file-systems.ts';
+import { demandAnswer, within } from '../common/file-systems.ts';
 import type { MemberSpec } from '../virtiofs/control.ts';
 import type { AccessTrace } from './access-trace.ts';
-import type { DeviceAnswer } from './device.ts';
+import { ANSWER_MS_MAX, type DeviceAnswer, noAnswer } from './device.ts';
 import { daemonError } from './errors.ts';
 import { mountPath } from './mount-path.ts';
 
@@ -65,7 +65,7 @@ export interface Images {
   release(blobs: readonly number[]): void;
 }
 
-/** The device thread as this table uses it. */
+/** The device thread as this table uses it: what it is asked to do it does, may it take hours. */
 export interface MountDevice {
   mount(path: string, member: MemberSpec, files: SharedArrayBuffer | null): Promise<DeviceAnswer>;
   remount(path: string, member: MemberSpec, files: SharedArrayBuffer | null): Promise<DeviceAnswer>;
@@ -99,6 +99,8 @@ export class Mounts {
     private readonly images: Images,
     /** Where the kernel has what the device thread serves; null for a VMM. */
     private readonly mountpoint: string | null = null,
+    /** How long clients wait for a device thread that is stuck. */
+    private readonly answerMs = ANSWER_MS_MAX,
   ) {}
 
   /** Mounts in the order they were made. */
@@ -118,11 +120,14 @@ export class Mounts {
       if (this.table.has(path)) throw daemonError('MOUNT_EXISTS', { path });
       const image = isRafs ? await this.open(path, request) : null;
       const member = image === null ? await passthrough(path, request.source) : image.member;
+      const mounting = this.device.mount(path, member, image?.accounting?.shared ?? null);
       let id: number;
       try {
-        id = (await this.device.mount(path, member, image?.accounting?.shared ?? null)).member;
+        id = (await this.inTime(mounting)).member;
       } catch (error) {
-        if (image !== null) this.images.abandon(image);
+        // Until the device thread has answered it may have the image open; what it mounts later nobody knows of.
+        const refused = () => (image === null ? undefined : this.images.abandon(image));
+        mounting.then(() => this.device.umount(path), refused).catch(() => {});
         throw failed(path, request.source, error);
       }
       const kind = isRafs ? 'Rafs' : 'PassthroughFs';
@@ -140,19 +145,23 @@ export class Mounts {
       if (old === undefined) throw daemonError('MOUNT_UNKNOWN', { path });
       if (!checkRequest(path, request) || old.image === null) throw daemonError('MOUNT_NOT_RAFS', { path });
       const image = await this.open(path, request);
-      let member: number;
-      try {
-        const answer = await this.device.remount(path, image.member, image.accounting?.shared ?? null);
-        this.images.ending(old.image);
-        this.images.release(answer.blobs);
-        member = answer.member;
-      } catch (error) {
+      const replaced = ({ blobs, member }: DeviceAnswer) => {
+        if (old.image !== null) this.images.ending(old.image);
+        this.images.release(blobs);
+        const mountedTime = timestamp(new Date());
+        this.table.set(path, { ...old, source: request.source, request, mountedTime, image, member });
+        this.images.mounted(image, request);
+      };
+      const refused = (error: unknown) => {
         this.images.abandon(image);
+        throw error;
+      };
+      const remounting = this.device.remount(path, image.member, image.accounting?.shared ?? null);
+      try {
+        await this.inTime(remounting.then(replaced, refused));
+      } catch (error) {
         throw failed(path, request.source, error);
       }
-      const mountedTime = timestamp(new Date());
-      this.table.set(path, { ...old, source: request.source, request, mountedTime, image, member });
-      this.images.mounted(image, request);
     });
   }
 
@@ -163,9 +172,11 @@ export class Mounts {
       const mount = this.table.get(path);
       if (mount === undefined) throw daemonError('MOUNT_UNKNOWN', { path });
       if (mount.image !== null) this.images.ending(mount.image);
-      const answer = await this.device.umount(path);
-      this.table.delete(path);
-      this.images.release(answer.blobs);
+      const gone = ({ blobs }: DeviceAnswer) => {
+        this.table.delete(path);
+        this.images.release(blobs);
+      };
+      await this.inTime(this.device.umount(path).then(gone));
     });
   }
 
@@ -177,6 +188,11 @@ export class Mounts {
   /** Enters mounts that the device thread has already. */
   adopt(mounts: readonly Mount[]): void {
     for (const mount of mounts) this.table.set(mount.path, mount);
+  }
+
+  /** What comes later than that happens all the same. @throws AppError DEVICE_GONE */
+  private inTime<T>(answer: Promise<T>): Promise<T> {
+    return within(this.answerMs, () => noAnswer(this.answerMs), answer);
   }
 
   private async open(path: string, request: MountRequest): Promise<OpenedImage> {
