@@ -20,7 +20,7 @@ export type ReadRange = (offset: number, bytes: number, signal: AbortSignal, sin
 const LOCK_POLL_MS = 20;
 /**
  * After this long, what is locked elsewhere is fetched all the same: the holder is stopped or stuck, and two writers of
- * the same bytes do no harm. Longer than a live holder's own deadline.
+ * the same bytes do no harm. Longer than a live holder's deadline, unless he queues behind many others.
  */
 export const LOCK_WAIT_MS = DEMAND_POLICY.deadlineMs + 5_000;
 
