@@ -55,3 +55,45 @@ test('a manager that is gone is a warning', async () => {
     daemon.kill();
   }
 });
+
+/** Its queue is full, and it takes nothing before its stdin ends. */
+const BUSY = `
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind(sys.argv[1])
+c = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+c.setblocking(False)
+c.connect(sys.argv[1])
+try:
+    while True: c.send(b'x')
+except BlockingIOError: print('full', flush=True)
+sys.stdin.read()
+while True: print(s.recv(4096).decode(), flush=True)
+`;
+
+test('a manager that takes nothing holds up neither start nor end; READY=1 comes when it does', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'notify-'));
+  const name = join(dir, 'notify');
+  const manager = spawn('python3', ['-c', BUSY, name], { stdio: ['pipe', 'pipe', 'inherit'] });
+  let heard = '';
+  manager.stdout.setEncoding('utf8').on('data', (text: string) => {
+    heard += text;
+  });
+  const failed = await Promise.race([once(manager, 'error'), once(manager.stdout, 'data').then(() => null)]);
+  if (failed !== null) return t.skip('python3, which listens, is not installed');
+  const start = () => new Nydusd(undefined, mkdtempSync(join(dir, 'run-')), ['env', `NOTIFY_SOCKET=${name}`, NYDUSD]);
+  const [ending, staying] = [start(), start()];
+  try {
+    await ending.running();
+    assert.equal((await ending.stop()).code, 0);
+    await staying.running();
+    assert.doesNotMatch(heard, /READY/);
+    manager.stdin.end();
+    while (!heard.includes('READY')) await once(manager.stdout, 'data');
+  } finally {
+    ending.kill();
+    staying.kill();
+    manager.kill();
+    rmSync(dir, { recursive: true, force: true });
+  }
+});
