@@ -95,7 +95,7 @@ export class ApiServer {
     }
     send(request, response, answer);
     this.log.debug(`API: ${method} ${request.url} answered ${answer.status}`);
-    if (answer.afterwards !== undefined) response.once('close', answer.afterwards);
+    if (answer.afterwards !== undefined) whenLeft(request.socket, response, answer.afterwards);
   }
 
   /** Something that is no HTTP. */
@@ -117,6 +117,13 @@ function parseTarget(target: string): URL {
   } catch {
     throw badRequest();
   }
+}
+
+/** A response whose connection is gone, or goes before its turn, has no `close` of its own. */
+function whenLeft(socket: Socket, response: ServerResponse, then: () => void): void {
+  response.once('close', then);
+  if (socket.destroyed) then();
+  else socket.once('close', then);
 }
 
 function send(request: IncomingMessage, response: ServerResponse, answer: Answer): void {
