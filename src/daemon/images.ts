@@ -249,10 +249,11 @@ export class LazyImages implements Images {
 
   /** `GET /api/v1/trace`: what was read of a mounted image. */
   async trace(image: OpenedImage): Promise<AccessTrace> {
+    const { traceOf } = await import('./trace-report.ts');
     const parts = this.parts.get(image);
     const { bootstrapFd, trace } = image.member;
-    if (parts === undefined || trace === undefined) return { version: 'v1', files: [] };
-    const { traceOf } = await import('./trace-report.ts');
+    // The device thread closes the bootstrap of an image that is ending.
+    if (parts === undefined || parts.isEnding || trace === undefined) return { version: 'v1', files: [] };
     return traceOf({ path: parts.path, bootstrap: parts.bootstrap, bootstrapFd, log: trace });
   }
 
