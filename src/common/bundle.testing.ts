@@ -15,6 +15,8 @@ export function bundleWorker(url: URL): string {
     target: 'node20',
     format: 'cjs',
     packages: 'external',
+    define: { 'import.meta.url': 'bundleUrl' },
+    banner: { js: "const bundleUrl = require('node:url').pathToFileURL(__filename).href;" },
     outfile,
     logLevel: 'error',
   });

@@ -140,7 +140,14 @@ class DeviceThread implements LoopBody {
     for (;;) {
       const got = receiveMessageOnPort(this.port);
       if (got === undefined) return;
-      this.control(got.message as ToDevice);
+      const message = got.message as ToDevice;
+      try {
+        this.control(message);
+      } catch (error) {
+        // Main waits for an answer, and what is behind it has no wake-up of its own.
+        this.failed(error);
+        if ('id' in message) this.answer(message.id, -errno.EIO, explain(error));
+      }
       if (this.leaving) return;
     }
   }
