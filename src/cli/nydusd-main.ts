@@ -4,8 +4,10 @@ import { isAbsolute } from 'node:path';
 import { explain } from '../common/app-error.ts';
 import { versionText } from '../daemon/build-info.ts';
 import { Daemon } from '../daemon/daemon.ts';
+import type { OwnConfig } from '../daemon/failover/hand-over.ts';
 import { detachDead, predecessorDied } from '../daemon/failover/predecessor.ts';
 import { applyFileLimit } from '../daemon/file-limit.ts';
+import type { Settings } from '../daemon/image-settings.ts';
 import { Life } from '../daemon/life.ts';
 import { LogWriter } from '../daemon/log-writer.ts';
 import { mountPath } from '../daemon/mount-path.ts';
@@ -171,6 +173,8 @@ async function overlayOf(
   return new WritableOverlay(mode.mountpoint, mode.readOnly, directories, log);
 }
 
+type InitialImage = Extract<Plan['initial'], { kind: 'rafs' }>;
+
 const NO_LISTS = { prefetchFiles: null, prefetchTrace: null };
 
 /** What `--prefetch-files` names; hints, without which the daemon starts all the same. */
@@ -192,16 +196,22 @@ async function mountInitial(daemon: Daemon, initial: NonNullable<Plan['initial']
   const config = initial.configText ?? readConfigFile(initial.configFile!);
   const lists = initial.prefetchFiles === null ? NO_LISTS : await prefetchLists(initial.prefetchFiles, daemon.log);
   await daemon.mounts.mount(initial.at, { source: initial.source, fsType: 'rafs', config, ...lists });
-  // Credentials that shall not lie in a file (kata-contract 3.1).
+  const settings = settingsFor(initial);
+  if (Object.keys(settings).length > 0) await daemon.images.change(mountPath(initial.at), settings);
+}
+
+/** Credentials that shall not lie in a file (kata-contract 3.1). */
+function settingsFor({ configFile }: InitialImage): Settings {
   const auth = process.env['IMAGE_PULL_AUTH'] ?? '';
-  if (auth !== '' && initial.configFile !== null) await daemon.images.change(initial.at, { registry_auth: auth });
+  return auth === '' || configFile === null ? {} : { registry_auth: auth };
 }
 
 /** The configuration file may have been renewed since the predecessor read it. */
-function ownConfig({ initial }: Plan, path: string, source: string): string | null {
+function ownConfig({ initial }: Plan, path: string, source: string): OwnConfig | null {
   if (initial?.kind !== 'rafs' || initial.source !== source || mountPath(initial.at) !== path) return null;
   try {
-    return initial.configText ?? readConfigFile(initial.configFile!);
+    const text = initial.configText ?? readConfigFile(initial.configFile!);
+    return { text, settings: settingsFor(initial) };
   } catch {
     return null; // the saved one is as good as it was
   }

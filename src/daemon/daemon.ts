@@ -15,7 +15,7 @@ import type { AccessTrace } from './access-trace.ts';
 import { BUILD_INFO, type BuildInfo } from './build-info.ts';
 import { Device } from './device.ts';
 import { daemonError } from './errors.ts';
-import type { HandOver } from './failover/hand-over.ts';
+import type { HandOver, OwnConfig } from './failover/hand-over.ts';
 import { Fetcher } from './fetcher.ts';
 import { LazyImages } from './images.ts';
 import type { LogWriter } from './log-writer.ts';
@@ -36,7 +36,7 @@ export interface DaemonOptions {
   workerEntry: string;
   log: LogWriter;
   /** Configuration that the command line has for the image `source` at `path`; null when it has none. */
-  ownConfig: (path: string, source: string) => string | null;
+  ownConfig: (path: string, source: string) => OwnConfig | null;
   onRunning: () => void;
   /** Somebody else unmounted the FUSE mount: nothing comes any more. */
   onUnmounted: () => void;

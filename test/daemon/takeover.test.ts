@@ -147,4 +147,26 @@ describe('credentials', needsResend, () => {
       }
     });
   }
+
+  test('those of the environment count for a configuration file that was written anew, too', async () => {
+    const rig = new FailoverRig('dedicated');
+    const registry = new GuardedRegistry(rig.image.blobs);
+    registry.accepted = 'environment:1';
+    try {
+      process.env['IMAGE_PULL_AUTH'] = base64(registry.accepted);
+      const host = await registry.listen();
+      for (const [auth, file] of [
+        ['file:1', 'data/0'],
+        ['file:2', 'data/5'],
+      ] as const) {
+        rig.configure('registry', { scheme: 'http', host, repo: 'r', auth: base64(auth) });
+        await (rig.daemon === null ? rig.start() : rig.crash());
+        assert.equal(await hash(join(rig.mountpoint, file)), rig.image.sums[file]);
+      }
+    } finally {
+      delete process.env['IMAGE_PULL_AUTH'];
+      registry.close();
+      await rig.stop();
+    }
+  });
 });

@@ -14,6 +14,7 @@ import type { Logger } from '../../common/log.ts';
 import { close } from '../../sys/io.ts';
 import type { Device } from '../device.ts';
 import { daemonError } from '../errors.ts';
+import type { Settings } from '../image-settings.ts';
 import type { LazyImages } from '../images.ts';
 import type { Mount, Mounts, OpenedImage } from '../mounts.ts';
 import { decodeState, encodeState, type SavedDaemon, type SavedMount } from './state.ts';
@@ -21,6 +22,13 @@ import { fetchState, leaveNothing, leaveState } from './supervisor.ts';
 
 /** Our own device thread answers at once, unless it hangs. */
 const STAT_MS_MAX = 1000;
+
+/** What a daemon's own command line has for an image. */
+export interface OwnConfig {
+  text: string;
+  /** What its environment changes of it. */
+  settings: Settings;
+}
 
 /** What is handed over, and where to. */
 export interface HandOver {
@@ -31,7 +39,7 @@ export interface HandOver {
   images: LazyImages;
   log: Logger;
   /** The configuration that our own command line has for an image, which may be newer than the saved one; or null. */
-  ownConfig(path: string, source: string): string | null;
+  ownConfig(path: string, source: string): OwnConfig | null;
 }
 
 /**
@@ -114,8 +122,8 @@ function checkPlace({ mountpoint }: SavedDaemon, fd: number, ours: string): void
 async function reopen(saved: SavedMount, parts: HandOver): Promise<OpenedImage> {
   const { path, request, identity, changed } = saved;
   const own = parts.ownConfig(path, request.source);
-  const isRenewed = own !== null && own !== request.config;
-  const config = isRenewed ? own : request.config;
+  const renewed = own === null || own.text === request.config ? null : own;
+  const config = renewed?.text ?? request.config;
   await parts.images.demandAnswers(request.source, config);
   const image = await parts.images.open(path, request.source, config);
   try {
@@ -123,7 +131,7 @@ async function reopen(saved: SavedMount, parts: HandOver): Promise<OpenedImage> 
       const reason = 'the file was replaced or written since it was mounted';
       throw daemonError('MOUNT_FAILED', { path, source: request.source, reason });
     }
-    if (!isRenewed) await parts.images.change(path, changed);
+    await parts.images.change(path, renewed?.settings ?? changed);
     return image;
   } catch (error) {
     parts.images.abandon(image);
