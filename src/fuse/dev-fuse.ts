@@ -215,6 +215,11 @@ export class DevFuse implements Port {
     return true;
   }
 
+  /** The kernel reads into buffers of ours. */
+  isLost(): boolean {
+    return false;
+  }
+
   drop(slot: number): void {
     const buffer = this.owned.get(slot);
     if (buffer === undefined) return;

@@ -34,7 +34,10 @@ export interface Negotiated {
 
 /** How a parked request goes on. */
 export const RESUME = {
-  /** The completion's number is the result: reply bytes of a request without a body (0), or data bytes, or -errno. */
+  /**
+   * The completion's number is the result: reply bytes of a request without a body (0), or data bytes, or -errno. Data
+   * that missed the guest (`Port.isLost`) makes it RERUN.
+   */
   FINISH: 0,
   /** On success the request is decoded from its saved copy and run again with `attempt` + 1; on -errno it is answered so. */
   RERUN: 1,

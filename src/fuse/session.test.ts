@@ -46,6 +46,7 @@ function rig(answer: (name: string, request: Request) => number): Rig {
       request.replySpace = 4096;
       return true;
     },
+    isLost: () => false,
     drop: () => {},
     save: () => null,
     load: () => true,

@@ -30,6 +30,8 @@ export interface Port {
   reach(slot: number): number;
   /** Brings it back into the request (`data`, `replySpace`); only after `reach` said NOW. False: it cannot be answered any more. */
   restore(slot: number, request: Request): boolean;
+  /** True when what the kernel wrote for a slot that pins may have missed the guest: regions of its memory were replaced. */
+  isLost(slot: number): boolean;
   /** The slot's request is answered or dropped. */
   drop(slot: number): void;
   /** The transport's part of a slot as plain data, for another process; null when there is none. */
@@ -266,7 +268,7 @@ export class Session implements Parking, SessionOps {
     }
     const spec = OPS_BY_CODE[request.opcode] as OpSpec<never>;
     let bytes: number;
-    if (resume === RESUME.RERUN && result >= 0) {
+    if (result >= 0 && (resume === RESUME.RERUN || this.port.isLost(slot))) {
       request.attempt++;
       bytes = this.run();
       if (bytes === PARKED) {

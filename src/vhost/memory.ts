@@ -148,6 +148,11 @@ export class GuestMemory {
     return this.#epoch;
   }
 
+  /** True while no region has gone since `pin`: what was written to addresses of that time is in guest memory. */
+  isCurrent(pin: number): boolean {
+    return pin === this.#epoch;
+  }
+
   unpin(pin: number): void {
     if (pin === this.#epoch) this.#pins--;
     else this.#unpinRetired(pin);

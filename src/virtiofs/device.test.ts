@@ -5,10 +5,11 @@ import { after, before, test } from 'node:test';
 import { fdCount } from '../common/descriptors.testing.ts';
 import { OPS } from '../fuse/opcodes.ts';
 import { errno } from '../sys/errno.ts';
+import { memTable } from '../vhost/frontend.ts';
 import { DeviceRig } from './testing/device-rig.ts';
 import { COMMAND, SHARED } from './testing/device-worker.ts';
 import { FuseClient, readArgs } from './testing/fuse-client.ts';
-import { FILE_BYTES, PARKING_FH, patternAt, TWICE_FH } from './testing/park-fs.ts';
+import { FILE_BYTES, FILLED_FH, PARKING_FH, patternAt, TWICE_FH } from './testing/park-fs.ts';
 
 let rig: DeviceRig;
 before(() => {
@@ -91,6 +92,21 @@ test('reads that park again, after a park they took back, are answered in their 
     expectPattern(got.reply.body, (heads.get(got.head) as number) * 4096, 4096);
     heads.delete(got.head);
   }
+  client.close();
+});
+
+test('a read that the kernel filled while the memory table was replaced is read again', () => {
+  const client = new FuseClient(rig.sock);
+  client.init();
+  client.submit('READ', readArgs(FILLED_FH, 4096, 4096), { nodeid: 2n, replyBytes: 4096 });
+  rig.waitParked(1);
+  const { regions } = client.ram;
+  const fds = regions.map(({ fd }) => fd);
+  client.frontend.must('SET_MEM_TABLE', memTable(regions), fds); // as at hot-plug: the same memory, mapped anew
+  rig.command(COMMAND.COMPLETE_ALL);
+  const got = client.wait(1);
+  assert.ok(got !== null);
+  expectPattern(got.reply.body, 4096, 4096);
   client.close();
 });
 

@@ -314,6 +314,11 @@ export class VirtioPort implements Port {
     return true;
   }
 
+  isLost(slot: number): boolean {
+    const { pin } = this.kept[slot] as Kept;
+    return pin >= 0 && !this.memory.isCurrent(pin);
+  }
+
   reply(slot: number, request: Request, bytes: number): void {
     const kept = this.kept[slot] as Kept;
     this.copyOut(request, bytes, this.addresses, kept.bytes, kept.gpa.length);

@@ -67,7 +67,7 @@ class TestDevice implements LoopBody {
     drain(this.data.wakeFd);
     const command = Atomics.load(this.shared, SHARED.COMMAND);
     if (command === COMMAND.COMPLETE_ALL) {
-      for (const ticket of this.fs.tickets.splice(0)) this.device.session.complete(ticket, 0);
+      for (const [ticket, result] of this.fs.parked.splice(0)) this.device.session.complete(ticket, result);
     } else if (command === COMMAND.STOP) {
       this.leaving = true;
       this.device.stop();

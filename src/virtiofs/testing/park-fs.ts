@@ -1,6 +1,6 @@
 /**
  * A file system whose READs wait for as long as a test wants: fh 1 parks, fh 2 parks twice, the second time after a park
- * that it takes back; any other answers at once. Every byte read is
+ * that it takes back, fh 3 until the kernel, which writes nowhere, has filled it; any other answers at once. Every byte read is
  * `patternAt(offset)`, so lost, doubled and misplaced replies show.
  */
 import type * as A from '../../fuse/args.ts';
@@ -16,6 +16,7 @@ import { Refusing } from '../../vfs/refusing.ts';
 const BODY = Request.BODY_WORD;
 export const PARKING_FH = 1n;
 export const TWICE_FH = 2n;
+export const FILLED_FH = 3n;
 export const FILE_BYTES = 2 * 1024 * 1024;
 
 /** The byte every read shows at `offset`. */
@@ -24,8 +25,8 @@ export function patternAt(offset: number): number {
 }
 
 export class ParkFs extends Refusing {
-  /** Tickets of parked READs, in order. */
-  readonly tickets: number[] = [];
+  /** Parked READs, in order: ticket and result. */
+  readonly parked: [ticket: number, result: number][] = [];
   resets = 0;
   private readonly content = new NativeMemory(FILE_BYTES);
 
@@ -64,7 +65,11 @@ export class ParkFs extends Refusing {
       if (request.attempt > 0) request.parking.unpark(request.parking.park(RESUME.RERUN, false));
       const ticket = request.parking.park(RESUME.RERUN, false);
       if (ticket === 0) return -errno.EBUSY;
-      this.tickets.push(ticket);
+      this.parked.push([ticket, 0]);
+      return PARKED;
+    }
+    if (args.fhLow === Number(FILLED_FH) && request.attempt === 0) {
+      this.parked.push([request.parking.park(RESUME.FINISH, true), args.size]);
       return PARKED;
     }
     const bytes = Math.max(0, Math.min(args.size, request.data.bytes, FILE_BYTES - args.offset));
