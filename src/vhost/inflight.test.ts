@@ -11,7 +11,7 @@ import { GuestRam } from './guest-ram.ts';
 import { type InflightJournal, InflightRegion, inflightQueueBytes } from './inflight.ts';
 import { GuestMemory } from './memory.ts';
 import { SplitRing } from './split.ts';
-import { EMPTY, RING_FAULT } from './vring.ts';
+import { BROKEN, EMPTY, RING_FAULT } from './vring.ts';
 
 const SIZE = 16;
 
@@ -43,10 +43,10 @@ interface Process {
 }
 
 /** A backend process that attaches to the ring and the region. */
-function boot({ ram, driver, fd }: Guest, base = 0): Process {
+function boot({ ram, driver, fd }: Guest, base = 0, journalSize = SIZE): Process {
   const memory = new GuestMemory();
   memory.replace(ram.regions);
-  const region = InflightRegion.map(fd, 0, inflightQueueBytes(SIZE), 1, SIZE);
+  const region = InflightRegion.map(fd, 0, inflightQueueBytes(SIZE), 1, journalSize);
   assert.ok(typeof region !== 'string', String(region));
   const journal = region.journal(0);
   assert.ok(journal !== null);
@@ -222,6 +222,16 @@ describe('the region', () => {
     assert.match(String(InflightRegion.map(fd, 4096 - bytes + 64, bytes, 1, 16)), /ends before/);
     assert.match(String(InflightRegion.map(-1, 0, bytes, 1, 16)), /EBADF/);
     close(fd);
+  });
+
+  test('a ring longer than its journal does not start: heads would lie behind it', () => {
+    const g = guest();
+    const { ring, crash } = boot(g, 0, SIZE / 2);
+    assert.equal(ring.fault, RING_FAULT.BAD_JOURNAL);
+    offer(g.driver, SIZE - 1);
+    assert.equal(ring.next(), BROKEN);
+    crash();
+    g.end();
   });
 
   test('contents a hostile frontend wrote break the ring, nothing else', () => {

@@ -83,7 +83,7 @@ export class InflightRegion {
   }
 }
 
-/** One split queue's journal. Heads are below the queue size of the region; the ring checks that. */
+/** One split queue's journal. Heads are below the queue size of the region: a longer ring does not start with it. */
 export class InflightJournal {
   readonly #u8: Uint8Array;
   readonly #u16: Uint16Array;

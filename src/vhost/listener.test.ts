@@ -6,7 +6,7 @@ import { after, test } from 'node:test';
 import { fdCount } from '../common/descriptors.testing.ts';
 import { errno } from '../sys/errno.ts';
 import { close } from '../sys/io.ts';
-import { SOCK, socketpair } from '../sys/socket.ts';
+import { connectUnix, SOCK, socketpair } from '../sys/socket.ts';
 import { eventfd } from '../sys/wait.ts';
 import { EchoDevice } from './echo-device.ts';
 import { ALL_VIRTIO, closeAll } from './echo-fixture.ts';
@@ -34,6 +34,18 @@ test('a stale socket is replaced; a live one and a regular file are not', () => 
   assert.equal(listenAt(file), -errno.EADDRINUSE);
   assert.ok(existsSync(file));
   assert.equal(listenAt(joinPath(directory, 'no', 'such')), -errno.ENOENT);
+});
+
+test('a listener whose queue is full is live, too: nobody waits for room in it', () => {
+  const path = joinPath(directory, 'full');
+  const listener = listenAt(path);
+  const queued: number[] = [];
+  for (let fd = 0; fd >= 0; ) {
+    fd = connectUnix(path, SOCK.STREAM, true);
+    if (fd >= 0) queued.push(fd);
+  }
+  assert.equal(listenAt(path), -errno.EADDRINUSE);
+  closeAll([...queued, listener]);
 });
 
 test('frontends come one after the other to one listener, 100 times, and nothing is left', () => {

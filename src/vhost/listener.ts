@@ -23,7 +23,8 @@ export function listenAt(path: string): number {
 
 /** Unlinks a socket nobody listens on; anything else at `path` stays. */
 function removeStale(path: string): boolean {
-  const probe = connectUnix(path, SOCK.STREAM);
+  // Not waiting: a listener whose queue is full is alive.
+  const probe = connectUnix(path, SOCK.STREAM, true);
   if (probe >= 0) close(probe);
   // A regular file refuses connections too.
   if (probe !== -errno.ECONNREFUSED) return false;

@@ -141,7 +141,9 @@ export class SplitRing implements Vring {
     this.#nextAvail = how.base & 0xffff;
     this.#replayAt = 0;
     this.#replayCount = 0;
-    if (how.journal !== null && !how.resume) this.#recover(how.journal, usedIdx);
+    // Each head has its place in the journal: behind the end there is none.
+    if (how.journal !== null && how.journal.queueSize < how.size) this.fault = RING_FAULT.BAD_JOURNAL;
+    else if (how.journal !== null && !how.resume) this.#recover(how.journal, usedIdx);
     this.#seenAvail = this.#nextAvail;
     this.#kicksOff = true;
     this.enableKicks();
