@@ -54,6 +54,7 @@ class GuestSession {
     const port: Port = {
       keep: () => true,
       reach: () => REACH.NOW,
+      isLost: () => false,
       restore: (_, request) => {
         lend(request);
         return true;

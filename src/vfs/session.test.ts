@@ -31,6 +31,7 @@ class Rig {
     const port: Port = {
       keep: () => true,
       reach: () => REACH.NOW,
+      isLost: () => false,
       restore: (_, request) => {
         this.#lend(request.data);
         request.replySpace = READ_BYTES;
