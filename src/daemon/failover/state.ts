@@ -42,9 +42,13 @@ const HEAD_BYTES = 48;
 /** 4,096 mounts with 16 KiB of configuration each. */
 export const STATE_BYTES_MAX = 64 * 1024 * 1024;
 
+/** @throws AppError STATE when a successor would refuse it for its length */
 export function encodeState(state: SavedDaemon): Buffer<ArrayBuffer> {
   const arena = Buffer.from(state.device.arena).toString('base64');
   const body = Buffer.from(JSON.stringify({ ...state, device: { ...state.device, arena } }));
+  if (HEAD_BYTES + body.length > STATE_BYTES_MAX) {
+    throw daemonError('STATE', { reason: `${body.length} bytes are more than a successor reads (${STATE_BYTES_MAX})` });
+  }
   const head = Buffer.alloc(HEAD_BYTES);
   MAGIC.copy(head);
   head.writeUInt32LE(STATE_VERSION, VERSION_AT);
