@@ -38,6 +38,8 @@ export interface DeviceAnswer {
   blobs: number[];
   /** Of `save`. */
   saved?: SavedAnswer | undefined;
+  /** Of `restore`: the numbers that the bootstraps have now, in the order of the saved mounts. */
+  bootstrapFds?: number[] | undefined;
 }
 
 /** What a successor needs. The descriptor stays the device thread's. */
@@ -186,8 +188,8 @@ export class Device {
     if (waiter === undefined) return;
     this.waiters.delete(message.id);
     clearTimeout(waiter.timer ?? undefined);
-    const { blobs = [], member = 0, saved } = message;
-    if (message.error === null) waiter.resolve({ blobs, member, saved });
+    const { blobs = [], member = 0, saved, bootstrapFds } = message;
+    if (message.error === null) waiter.resolve({ blobs, member, saved, bootstrapFds });
     else waiter.reject(daemonError('DEVICE', { errno: message.error.errno, text: message.error.message }));
   }
 

@@ -102,6 +102,8 @@ export type FromDevice =
       member?: number;
       /** Of `save`: the descriptor of /dev/fuse, still the device thread's, and the rest. */
       saved?: { fd: number; device: SavedDevice };
+      /** Of `restore`: the bootstraps as they are open now, one for each saved mount; those that were sent are closed. */
+      bootstrapFds?: number[];
     }
   /** As `blobs` of an answer, later: the last open file of a removed member was closed. */
   | { type: 'released'; blobs: number[] }

@@ -182,7 +182,7 @@ class Succession {
     this.fuse.leave();
     this.fuse = newFuse(this.failover, this.lines);
     const mounts = saved.union.mounts.map((mount) => ({ ...mount, spec: spec() }));
-    this.union = restoreDevice({ ...saved, union: { ...saved.union, mounts } }, environment, this.fuse);
+    ({ union: this.union } = restoreDevice({ ...saved, union: { ...saved.union, mounts } }, environment, this.fuse));
     this.fuse.adopt(dupCloexec(this.kernel.daemonFd));
     this.fuse.takeOver();
     return this.kernel.receive();

@@ -49,22 +49,31 @@ export function saveDevice(union: Union, fuse: DevFuse): SavedDevice {
   };
 }
 
+export interface RestoredDevice {
+  union: Union;
+  /** The bootstraps as the union has them open, in the order of the saved mounts; those of the specs are closed. */
+  bootstrapFds: number[];
+}
+
 /**
  * The union behind `saved`, served by `fuse`, whose session has not begun, from now on. Each saved mount has its spec
- * again, with descriptors of this process; they are the union's afterwards.
+ * again, with descriptors of this process, which the union takes over.
  * @throws ARENA_*, UNION_STATE, SESSION_STATE, HAND_OVER, errors of members. Nothing is kept then, the descriptors are the caller's.
  */
 export function restoreDevice(
   saved: SavedDevice,
   environment: Omit<MemberEnvironment, 'id' | 'arena'>,
   fuse: DevFuse,
-): Union {
+): RestoredDevice {
   const arena = loadArena(saved.arena);
+  const bootstrapFds: number[] = [];
   let union: Union | null = null;
   try {
     union = restoreUnion(arena, saved.union, ({ id, path, spec }) => {
       if (spec?.kind !== 'rafs') throw handOverError('HAND_OVER', { reason: `${path} is no image` });
-      return restoreImage(spec, { ...environment, id, arena });
+      const { member, bootstrapFd } = restoreImage(spec, { ...environment, id, arena });
+      bootstrapFds.push(bootstrapFd);
+      return member;
     });
     union.assumeLater(LATER_NUMBERS);
     restoreSession(fuse.session, saved.session);
@@ -75,15 +84,15 @@ export function restoreDevice(
   }
   fuse.session.fs = union;
   for (const { spec } of saved.union.mounts) if (spec?.kind === 'rafs') close(spec.bootstrapFd);
-  return union;
+  return { union, bootstrapFds };
 }
 
 /** With a descriptor of its own: when a later mount fails, all of them are still the caller's. */
-function restoreImage(spec: RafsSpec, environment: MemberEnvironment): Member {
+function restoreImage(spec: RafsSpec, environment: MemberEnvironment): { member: Member; bootstrapFd: number } {
   const bootstrapFd = dupCloexec(spec.bootstrapFd);
   if (bootstrapFd < 0) throw handOverError('HAND_OVER', { reason: `${spec.bootstrapPath}: ${errnoText(bootstrapFd)}` });
   try {
-    return createMember({ ...spec, bootstrapFd }, environment);
+    return { member: createMember({ ...spec, bootstrapFd }, environment), bootstrapFd };
   } catch (error) {
     close(bootstrapFd);
     throw error;

@@ -210,7 +210,7 @@ class DeviceThread implements LoopBody {
   }
 
   private restore(fuse: DevFuse, { id, fd, saved, files }: Extract<ToDevice, { type: 'restore' }>): void {
-    const union = restoreDevice(saved, { log: this.log, fetch: this.fetch }, fuse);
+    const { union, bootstrapFds } = restoreDevice(saved, { log: this.log, fetch: this.fetch }, fuse);
     this.union.destroy();
     this.union.arena.close();
     this.union = union;
@@ -219,7 +219,7 @@ class DeviceThread implements LoopBody {
       if (mount.spec !== null) this.keep(mount.id, mount.spec, files[i] ?? null);
     }
     fuse.adopt(fd);
-    this.answer(id, 0, '');
+    this.port.postMessage({ type: 'answer', id, error: null, bootstrapFds } satisfies FromDevice);
   }
 
   private takeOver(id: number, fuse: DevFuse): void {

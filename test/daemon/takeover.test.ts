@@ -170,3 +170,16 @@ describe('credentials', needsResend, () => {
     }
   });
 });
+
+test('the successor finds the bootstrap for what is read and fetched ahead', needsResend, async () => {
+  const rig = new FailoverRig('dedicated');
+  try {
+    await rig.start();
+    await rig.crash();
+    await hash(join(rig.mountpoint, 'data/5'));
+    const trace = await rig.daemon!.get('/api/v1/trace?mountpoint=/');
+    assert.match(trace.text, /"\/data\/5"/);
+  } finally {
+    await rig.stop();
+  }
+});

@@ -99,7 +99,12 @@ export async function restore(parts: HandOver): Promise<void> {
     }
     const specs = union.mounts.map((mount, i) => ({ ...mount, spec: opened[i]!.member }));
     const files = opened.map(({ accounting }) => accounting?.shared ?? null);
-    await device.restore(fd, { ...state.device, union: { ...union, mounts: specs } }, files);
+    const { bootstrapFds = [] } = await device.restore(
+      fd,
+      { ...state.device, union: { ...union, mounts: specs } },
+      files,
+    );
+    for (const [i, image] of opened.entries()) image.member.bootstrapFd = bootstrapFds[i]!;
     mounts.adopt(table);
     log.info(`took over ${parts.mountpoint} with ${table.length} mounts`);
   } catch (error) {
