@@ -14,6 +14,8 @@ import type { FromDevice } from './control.ts';
 export class DeviceIo implements AsyncIo {
   private ring: Uring | null = null;
   private refused = false;
+  /** Operations that `settle` has waited for in vain. */
+  private stuck = 0;
   /** Descriptors main works on, by ticket. */
   private readonly lent = new Map<number, number>();
 
@@ -80,18 +82,22 @@ export class DeviceIo implements AsyncIo {
   /** Hands out what the kernel finished. */
   reap(): void {
     this.ring?.reap(this.complete);
+    this.stuck = Math.min(this.stuck, this.inFlight);
   }
 
   /**
    * Waits for operations under way, at most `waitMs`: before a ring stops, so that the kernel does not write to a guest
-   * that was told nobody writes any more. Operations on a stuck disk stay behind; their regions stay pinned.
+   * that was told nobody writes any more. Operations on a stuck disk stay behind; their regions stay pinned. They are
+   * waited for once: a device is reset ring by ring, and its frontend waits for all of them.
    */
   settle(waitMs: number): void {
     const until = performance.now() + waitMs;
-    while (this.inFlight > 0) {
-      this.reap();
+    for (this.reap(); this.inFlight > this.stuck; this.reap()) {
       const leftMs = Math.ceil(until - performance.now());
-      if (this.inFlight === 0 || leftMs <= 0) return;
+      if (leftMs <= 0) {
+        this.stuck = this.inFlight;
+        return;
+      }
       pollOne(this.eventFd, POLL.IN, leftMs);
       drain(this.eventFd);
     }
