@@ -6,6 +6,7 @@
 import { closeSync, constants, createReadStream, createWriteStream, fstatSync, openSync, renameSync } from 'node:fs';
 import { readdir, unlink } from 'node:fs/promises';
 import { basename, dirname, extname, join } from 'node:path';
+import { codeOf } from '../common/app-error.ts';
 
 /** As the reference daemon does. */
 const KEPT = 10;
@@ -43,8 +44,9 @@ export class LogFile {
       dirname(this.path),
       `${this.stem}${timeText(new Date())}-${String(this.count++ % 1000).padStart(3, '0')}${this.extension}`,
     );
+    let isOurs: boolean;
     try {
-      renameSync(this.path, rotated);
+      isOurs = putAside(this.path, rotated);
       const fd = this.open();
       closeSync(this.fd);
       this.fd = fd;
@@ -52,6 +54,7 @@ export class LogFile {
       this.complain(`the log cannot be rotated: ${(error as Error).message}`);
       return;
     }
+    if (!isOurs) return;
     this.packing = this.packing
       .then(() => this.pack(rotated))
       .catch((error: Error) => this.complain(`the rotated log cannot be compressed: ${error.message}`));
@@ -73,6 +76,17 @@ export class LogFile {
   /** What the names of rotated files begin with. */
   private get stem(): string {
     return `${basename(this.path, this.extension)}_r`;
+  }
+}
+
+/** False when somebody else has put it aside, or removed it. */
+function putAside(path: string, rotated: string): boolean {
+  try {
+    renameSync(path, rotated);
+    return true;
+  } catch (error) {
+    if (codeOf(error) !== 'ENOENT') throw error;
+    return false;
   }
 }
 

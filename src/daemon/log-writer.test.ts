@@ -8,6 +8,7 @@ import {
   readdirSync,
   readFileSync,
   readSync,
+  renameSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
@@ -163,6 +164,20 @@ test('a file that is full is put aside and compressed, the newest ten stay, no l
       numbers,
       numbers.map((_, i) => 60 - numbers.length + i),
     );
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
+
+test('a file that somebody else has put aside is made anew when it is full', () => {
+  const dir = mkdtempSync(join(tmpdir(), 'log-rotation-'));
+  try {
+    const path = join(dir, 'nydusd.log');
+    const log = LogWriter.file(path, 'info', 1000);
+    renameSync(path, join(dir, 'aside'));
+    for (let i = 0; i < 8; i++) log.info(`${i} ${'x'.repeat(200)}`);
+    log.close();
+    assert.match(readFileSync(path, 'utf8'), /INFO 7 /);
   } finally {
     rmSync(dir, { recursive: true });
   }
