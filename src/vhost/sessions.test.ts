@@ -120,9 +120,10 @@ test('200 bad sessions leak neither descriptors nor mappings, and the next good 
   for (let i = 0; i < MEASURED; i++) kinds[i % kinds.length](random(WARM_UP + i));
   const after = usage();
   assert.equal(after.fds, before.fds);
-  // The smallest leak, one page a session, would be lost in the heap; one buffer of a session's 16 MiB would not.
+  // The smallest leak, one page a session, would be lost in the heap and in what allocators reserve (39 MiB once); one
+  // buffer of a session's 16 MiB would not.
   assert.ok(after.maps <= before.maps + MEASURED / 8, `${before.maps} mappings before, ${after.maps} after`);
-  assert.ok(after.sizeKib <= before.sizeKib + MEASURED * 128, `${before.sizeKib} KiB before, ${after.sizeKib} after`);
+  assert.ok(after.sizeKib <= before.sizeKib + MEASURED * 512, `${before.sizeKib} KiB before, ${after.sizeKib} after`);
   const run = running();
   assert.deepEqual(echo(run, run.rings[1], Uint8Array.of(1, 2)), Uint8Array.of(1, 2));
   run.end();
