@@ -26,6 +26,7 @@ function rig(starts: () => boolean): {
   send(op: number, body: Buffer): void;
   waits: Wait[];
   fuse: DevFuse;
+  assertOthersElsewhere(reading: Wait): void;
   end(): void;
 } {
   const waits: Wait[] = [];
@@ -74,7 +75,17 @@ function rig(starts: () => boolean): {
     fuse.stop();
     close(kernels);
   };
-  return { send, waits, fuse, end };
+  /** More READs that park get other buffers than `reading` and than each other. */
+  const assertOthersElsewhere = (reading: Wait): void => {
+    const busy = new Set([reading.address]);
+    for (let i = 0; i < 4; i++) {
+      send(OPS.READ.op, readAt(8192));
+      const { address } = waits.shift() as Wait;
+      assert.ok(!busy.has(address), `READ ${i} was lent a buffer that is being read into`);
+      busy.add(address);
+    }
+  };
+  return { send, waits, fuse, assertOthersElsewhere, end };
 }
 
 function readAt(offset: number): Buffer {
@@ -85,36 +96,24 @@ function readAt(offset: number): Buffer {
 }
 
 test("what the kernel reads into for a READ that parks again is no other READ's until it is done", () => {
-  const { send, waits, fuse, end } = rig(() => true);
+  const { send, waits, fuse, assertOthersElsewhere, end } = rig(() => true);
   send(OPS.READ.op, readAt(4096));
   const first = waits.shift() as Wait;
   fuse.session.complete(first.ticket, 1024); // run again, it waits again
   const again = waits.shift() as Wait;
-  const busy = new Set([again.address]);
-  for (let i = 0; i < 4; i++) {
-    send(OPS.READ.op, readAt(8192));
-    const { address } = waits.shift() as Wait;
-    assert.ok(!busy.has(address), `READ ${i} was lent a buffer that is being read into`);
-    busy.add(address);
-  }
+  assertOthersElsewhere(again);
   end();
 });
 
 test('a READ that could not be parked goes on with its buffer alone', () => {
   let starting = false;
-  const { send, waits, fuse, end } = rig(() => {
+  const { send, waits, fuse, assertOthersElsewhere, end } = rig(() => {
     starting = !starting;
     return !starting; // every other one is refused
   });
   send(OPS.READ.op, readAt(4096));
   const first = waits.shift() as Wait;
-  const busy = new Set([first.address]);
-  for (let i = 0; i < 4; i++) {
-    send(OPS.READ.op, readAt(8192));
-    const { address } = waits.shift() as Wait;
-    assert.ok(!busy.has(address), `READ ${i} was lent a buffer that is being read into`);
-    busy.add(address);
-  }
+  assertOthersElsewhere(first);
   assert.equal(fuse.session.parked.count, 5);
   end();
 });

@@ -131,7 +131,8 @@ test('umount answers the reads parked there and no others; late completions find
   assert.equal(rig.session.request.reply.i32[1], -errno.ESTALE);
 });
 
-test('a read parked on a retired member is finished by it', () => {
+/** A read with unique 7 of the member at `/`, parked. */
+function parkedRead(): { rig: Rig; old: MemoryFs } {
   const rig = new Rig();
   const old = new MemoryFs();
   old.addFile('/f', 'old bytes');
@@ -140,6 +141,11 @@ test('a read parked on a retired member is finished by it', () => {
   const fh = rig.open(file);
   old.park = true;
   assert.equal(rig.read(file, fh, 7), PARKED);
+  return { rig, old };
+}
+
+test('a read parked on a retired member is finished by it', () => {
+  const { rig, old } = parkedRead();
   const fresh = new MemoryFs();
   fresh.addFile('/f', 'new');
   rig.union.remount('/', fresh);
@@ -149,14 +155,7 @@ test('a read parked on a retired member is finished by it', () => {
 });
 
 test('a second INIT, which ends a retired member with a read parked there, gets its own reply', () => {
-  const rig = new Rig();
-  const old = new MemoryFs();
-  old.addFile('/f', 'old bytes');
-  rig.union.mount('/', old);
-  const file = rig.walk('/f');
-  const fh = rig.open(file);
-  old.park = true;
-  assert.equal(rig.read(file, fh, 7), PARKED);
+  const { rig, old } = parkedRead();
   rig.union.remount('/', new MemoryFs());
   rig.init(9);
   assert.deepEqual([...rig.session.request.reply.u32.subarray(0, 3)], [16 + 64, 0, 9]);

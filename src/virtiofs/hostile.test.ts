@@ -120,6 +120,17 @@ function descriptor(gpa: number, bytes: number, flags: number, next: number): Bu
   return d;
 }
 
+/** READ of 512 bytes with fh 1. */
+function parkingRead(): Buffer {
+  const message = Buffer.alloc(80);
+  message.writeUInt32LE(80, 0);
+  message.writeUInt32LE(OPS.READ.op, 4);
+  message.writeUInt32LE(2, 16);
+  message.writeUInt32LE(1, 40);
+  message.writeUInt32LE(512, 56);
+  return message;
+}
+
 function assertGuard({ client, reply }: Place): void {
   assert.ok(
     Buffer.from(client.ram.read(reply + 4096, 4096)).every((byte) => byte === GUARD),
@@ -204,15 +215,9 @@ for (const op of ['READ', 'WRITE', 'GETATTR', 'LOOKUP', 'SETXATTR'] as const) {
 test('a head made available twice while it is in flight breaks the ring, and is answered at most once', () => {
   const p = place();
   const ring = p.client.rings[1]!;
-  // READ with fh 1 parks, so that the first one is still in flight.
-  const message = Buffer.alloc(80);
-  message.writeUInt32LE(80, 0);
-  message.writeUInt32LE(OPS.READ.op, 4);
-  message.writeUInt32LE(2, 16);
-  message.writeUInt32LE(1, 40);
-  message.writeUInt32LE(512, 56);
+  // It parks, so that the first one is still in flight.
   const gpa = p.client.ram.alloc(128, 64);
-  p.client.ram.write(gpa, message);
+  p.client.ram.write(gpa, parkingRead());
   ring.setDescriptor(0, gpa, 80, NEXT, 1);
   ring.setDescriptor(1, p.reply, 528, WRITE, 0);
   ring.setAvailable(0);
@@ -242,14 +247,8 @@ test('parked requests of the longest chains take bounded memory; what goes beyon
   const ENTRIES = 32_768;
   const client = new FuseClient(rig.sock, { queueSize: 128 });
   client.init();
-  const message = Buffer.alloc(80);
-  message.writeUInt32LE(80, 0);
-  message.writeUInt32LE(OPS.READ.op, 4);
-  message.writeUInt32LE(2, 16);
-  message.writeUInt32LE(1, 40);
-  message.writeUInt32LE(512, 56);
   const request = client.ram.alloc(128, 64);
-  client.ram.write(request, message);
+  client.ram.write(request, parkingRead());
   const reply = client.ram.alloc(4096, 4096);
   const table = client.ram.alloc(ENTRIES * DESC_BYTES, 16);
   const entries = [descriptor(request, 80, NEXT, 1)];
