@@ -87,8 +87,8 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   {
     name: 'ready bit before data',
     file: 'src/storage/cache/chunk-cache.ts',
-    find: '      await this.write(offset, bytes);\n      await this.mark(map, indexes);\n',
-    replace: '      await this.mark(map, indexes);\n      await this.write(offset, bytes);\n',
+    find: '      await this.write(map, offset, bytes);\n      await this.mark(map, indexes);\n',
+    replace: '      await this.mark(map, indexes);\n      await this.write(map, offset, bytes);\n',
   },
   {
     name: 'descriptor of a surplus message kept',
