@@ -98,6 +98,26 @@ test('address ranges with views are reused, those without are unmapped', () => {
   close(fd);
 });
 
+test('a file sealed against writes is refused, and the range it was to have stays reserved', () => {
+  const bytes = 2 ** 21;
+  const fd = memfd(bytes);
+  const before = mapped(fd, 0, bytes);
+  const window = before.range.window(before.at);
+  window.u8[0] = 1;
+  before.range.vacate();
+  before.range.release();
+  assert.equal(addSeals(fd, SEAL.WRITE), 0);
+  assert.equal(MappedRange.map(fd, 0, bytes), -errno.EPERM);
+  assert.equal(window.u8[0], 0, 'its views see zeroes');
+  const after = memfd(bytes);
+  const { range } = mapped(after, 0, bytes);
+  assert.equal(range, before.range);
+  range.vacate();
+  range.release();
+  close(fd);
+  close(after);
+});
+
 test('a mapping of nothing, of too much or of a bad number is refused', () => {
   const fd = memfd(PAGE_BYTES);
   assert.equal(MappedRange.map(fd, 0, 0), -errno.EINVAL);

@@ -171,7 +171,8 @@ export class MappedRange {
     const flags = MAP.SHARED | MAP.NORESERVE | (spare === null ? 0 : MAP.FIXED);
     const address = mmap(spare?.address ?? 0, length, PROT.READ | PROT.WRITE, flags, fd, offsetBytes - skew);
     if (address < 0) {
-      if (spare !== null) spares.push(spare);
+      // Kernels before 6.7 may have unmapped the range before they refused the file (one sealed against writes): closed again.
+      if (spare !== null && spare.vacate() >= 0) spares.push(spare);
       return address;
     }
     return { range: spare ?? new MappedRange(address, length), at: address + skew };
