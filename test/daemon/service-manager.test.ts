@@ -1,10 +1,11 @@
 /** `Type=notify` of our systemd unit: what the daemon sends to NOTIFY_SOCKET, and when. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { test } from 'node:test';
 import { NYDUSD, Nydusd } from './nydusd.ts';
 
@@ -18,29 +19,49 @@ print('bound', flush=True)
 while True: print(json.dumps(s.recv(4096).decode()), flush=True)
 `;
 
+const NO_PYTHON = 'python3, which listens, is not installed';
+
+/** A script in the place of the service manager; its first output says that it is there. */
+class Manager {
+  heard = '';
+
+  private constructor(readonly child: ChildProcessByStdio<Writable, Readable, null>) {
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      this.heard += text;
+    });
+  }
+
+  /** @returns null without Python */
+  static async start(script: string, name: string): Promise<Manager | null> {
+    const child = spawn('python3', ['-c', script, name], { stdio: ['pipe', 'pipe', 'inherit'] });
+    const manager = new Manager(child);
+    const failed = await Promise.race([once(child, 'error'), once(child.stdout, 'data').then(() => null)]);
+    return failed === null ? manager : null;
+  }
+
+  async hears(text: string): Promise<void> {
+    while (!this.heard.includes(text)) await once(this.child.stdout, 'data');
+  }
+}
+
 for (const kind of ['a path', 'an abstract name']) {
   test(`READY=1 when RUNNING, STOPPING=1 at the end, to ${kind}`, async (t) => {
     const dir = mkdtempSync(join(tmpdir(), 'notify-'));
     const name = kind === 'a path' ? join(dir, 'notify') : `@nydusd-test-${process.pid}`;
-    const listener = spawn('python3', ['-c', LISTENER, name], { stdio: ['ignore', 'pipe', 'inherit'] });
-    let heard = '';
-    listener.stdout.setEncoding('utf8').on('data', (text: string) => {
-      heard += text;
-    });
-    const failed = await Promise.race([once(listener, 'error'), once(listener.stdout, 'data').then(() => null)]);
-    if (failed !== null) return t.skip('python3, which listens, is not installed');
+    const manager = await Manager.start(LISTENER, name);
+    if (manager === null) return t.skip(NO_PYTHON);
     const daemon = new Nydusd(undefined, dir, ['env', `NOTIFY_SOCKET=${name}`, NYDUSD]);
     try {
       await daemon.running();
-      while (!heard.includes('READY')) await once(listener.stdout, 'data');
-      assert.equal(heard, `bound\n${JSON.stringify('READY=1\nSTATUS=RUNNING as virtiofs')}\n`);
+      await manager.hears('READY');
+      assert.equal(manager.heard, `bound\n${JSON.stringify('READY=1\nSTATUS=RUNNING as virtiofs')}\n`);
       daemon.child.kill('SIGTERM');
       await daemon.ended;
-      while (!heard.includes('STOPPING')) await once(listener.stdout, 'data');
-      assert.ok(heard.endsWith(`\n${JSON.stringify('STOPPING=1')}\n`), heard);
+      await manager.hears('STOPPING');
+      assert.ok(manager.heard.endsWith(`\n${JSON.stringify('STOPPING=1')}\n`), manager.heard);
     } finally {
       daemon.kill();
-      listener.kill();
+      manager.child.kill();
       rmSync(dir, { recursive: true, force: true });
     }
   });
@@ -74,26 +95,21 @@ while True: print(s.recv(4096).decode(), flush=True)
 test('a manager that takes nothing holds up neither start nor end; READY=1 comes when it does', async (t) => {
   const dir = mkdtempSync(join(tmpdir(), 'notify-'));
   const name = join(dir, 'notify');
-  const manager = spawn('python3', ['-c', BUSY, name], { stdio: ['pipe', 'pipe', 'inherit'] });
-  let heard = '';
-  manager.stdout.setEncoding('utf8').on('data', (text: string) => {
-    heard += text;
-  });
-  const failed = await Promise.race([once(manager, 'error'), once(manager.stdout, 'data').then(() => null)]);
-  if (failed !== null) return t.skip('python3, which listens, is not installed');
+  const manager = await Manager.start(BUSY, name);
+  if (manager === null) return t.skip(NO_PYTHON);
   const start = () => new Nydusd(undefined, mkdtempSync(join(dir, 'run-')), ['env', `NOTIFY_SOCKET=${name}`, NYDUSD]);
   const [ending, staying] = [start(), start()];
   try {
     await ending.running();
     assert.equal((await ending.stop()).code, 0);
     await staying.running();
-    assert.doesNotMatch(heard, /READY/);
-    manager.stdin.end();
-    while (!heard.includes('READY')) await once(manager.stdout, 'data');
+    assert.doesNotMatch(manager.heard, /READY/);
+    manager.child.stdin.end();
+    await manager.hears('READY');
   } finally {
     ending.kill();
     staying.kill();
-    manager.kill();
+    manager.child.kill();
     rmSync(dir, { recursive: true, force: true });
   }
 });
