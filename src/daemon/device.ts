@@ -48,7 +48,8 @@ type SavedAnswer = NonNullable<Extract<FromDevice, { type: 'answer' }>['saved']>
 interface Waiter {
   resolve(answer: DeviceAnswer): void;
   reject(error: unknown): void;
-  timer: NodeJS.Timeout | null;
+  /** Undefined: it is waited for as long as the thread lives. */
+  timer: NodeJS.Timeout | undefined;
 }
 
 /** The thread is stuck. */
@@ -148,11 +149,12 @@ export class Device {
     if (this.dead) return Promise.reject(daemonError('DEVICE_GONE', { reason: 'it ended earlier' }));
     const id = ++this.lastId;
     return new Promise((resolve, reject) => {
-      const late = () => {
+      const late = (waitedMs: number) => {
         this.waiters.delete(id);
-        reject(noAnswer(ANSWER_MS_MAX));
+        reject(noAnswer(waitedMs));
       };
-      this.waiters.set(id, { resolve, reject, timer: limitMs === null ? null : setTimeout(late, limitMs) });
+      const timer = limitMs === null ? undefined : setTimeout(late, limitMs, limitMs);
+      this.waiters.set(id, { resolve, reject, timer });
       this.post(build(id));
     });
   }
@@ -187,7 +189,7 @@ export class Device {
     const waiter = this.waiters.get(message.id);
     if (waiter === undefined) return;
     this.waiters.delete(message.id);
-    clearTimeout(waiter.timer ?? undefined);
+    clearTimeout(waiter.timer);
     const { blobs = [], member = 0, saved, bootstrapFds } = message;
     if (message.error === null) waiter.resolve({ blobs, member, saved, bootstrapFds });
     else waiter.reject(daemonError('DEVICE', { errno: message.error.errno, text: message.error.message }));
@@ -197,7 +199,7 @@ export class Device {
     if (this.dead) return;
     this.dead = true;
     for (const waiter of this.waiters.values()) {
-      clearTimeout(waiter.timer ?? undefined);
+      clearTimeout(waiter.timer);
       waiter.reject(daemonError('DEVICE_GONE', { reason }));
     }
     this.waiters.clear();
