@@ -31,7 +31,7 @@ test('prefetch that comes too late for its blob changes no descriptor, which may
   const ranges: PrefetchRange[] = [];
   for await (const range of behind.ranges('all', DIGESTS, MANNER)) ranges.push(range);
   await store.close();
-  const before = openDescriptors().length;
+  const before = openDescriptors();
   const taken: number[] = [];
   while (taken.at(-1) !== dataFd && taken.length < 20) taken.push(openSync('/dev/zero', 'r'));
   assert.equal(taken.at(-1), dataFd);
@@ -47,7 +47,10 @@ test('prefetch that comes too late for its blob changes no descriptor, which may
   // Nor is a chunk table opened that nobody would close.
   await assert.rejects(behind.ranges('all', DIGESTS, MANNER).next(), { code: 'CLOSED' });
   for (const fd of taken) closeSync(fd);
-  assert.equal(openDescriptors().length, before);
+  // What was open may be closed meanwhile: a blob's file is when its thread comes to it. Nothing is more, however often it was open.
+  const left = openDescriptors();
+  for (const path of before) if (left.includes(path)) left.splice(left.indexOf(path), 1);
+  assert.deepEqual(left, []);
 });
 
 for (const first of ['a reader', 'read-ahead', 'prefetch']) {
